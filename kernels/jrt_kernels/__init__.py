@@ -1,0 +1,1 @@
+"""Recurrent operators of the models, each in several backends under one signature."""
