@@ -1,0 +1,97 @@
+"""The program `jrt`: its table of commands. A command's module is imported only when it is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from jrtcli import __version__
+from jrtcli.console import run
+from jrtcli.errors import UsageError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "ask": ("jrtcli.commands.ask:ask", "Answer questions about documents, with a recall report."),
+    "prompt": ("jrtcli.commands.prompt:prompt", "Show the rewritten prompt, its segments and token counts."),
+    "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
+    "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
+    "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
+}
+"""name -> ("module:function", one line of help). A new command is one entry here."""
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands from the table; imports the module of the one that is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, stub, rest = super().resolve_command(ctx, args)
+        if name is None or stub is None:
+            return name, stub, rest
+        return name, _load(name), rest
+
+
+def _load(name: str) -> Any:
+    target, summary = COMMANDS[name]
+    module, attribute = target.split(":")
+    function = getattr(import_module(module), attribute)
+    app = typer.Typer(add_completion=False)
+    # The function's docstring is the long help; the table has the short one.
+    app.command(name, help=function.__doc__ or summary, context_settings=_CONTEXT)(function)
+    return get_command(app)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"jrt {__version__}")
+        raise typer.Exit()
+
+
+def build() -> typer.Typer:
+    """The Typer application with every command of the table, none of them imported."""
+    app = typer.Typer(cls=LazyGroup, name="jrt", add_completion=True, context_settings=_CONTEXT)
+
+    @app.callback()
+    def jrt(
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ) -> None:
+        """Answer questions about documents with recurrent language models that read twice."""
+
+    for name, (_, summary) in COMMANDS.items():
+        app.command(name, help=summary)(_never)
+    return app
+
+
+def _never() -> None:
+    raise AssertionError("LazyGroup replaces this before it runs")
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code. Raises JrtError for what the user got wrong."""
+    try:
+        result = get_command(build()).main(list(argv) or ["--help"], prog_name="jrt", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # Click's own usage errors, by what they can do: newer Typer carries a copy of Click of its own.
+        say = getattr(error, "format_message", None)
+        if say is None:
+            raise
+        command = getattr(getattr(error, "ctx", None), "command_path", "jrt")
+        raise UsageError(f"{' '.join(say().split())} See `{command} --help`.") from None
+    return result if isinstance(result, int) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script. Returns the exit code (jrtcli.errors)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return run(lambda: dispatch(arguments))

@@ -1,0 +1,54 @@
+"""The options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_MACHINE = "Machine and checkpoint"
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A short name (see `jrt models`), a hub id, or a folder."),
+]
+DEFAULT_MODEL = "tiny"
+
+Documents = Annotated[
+    list[str] | None,
+    typer.Option("--doc", "-d", help="A document; repeat for several, - reads stdin.", metavar="FILE"),
+]
+Questions = Annotated[
+    list[str] | None, typer.Option("--question", "-Q", help="A question; repeat for several.", metavar="TEXT")
+]
+Template = Annotated[
+    str | None,
+    typer.Option("--template", "-t", help="A template's name or TOML file. Default: the model's own."),
+]
+Reads = Annotated[
+    int | None, typer.Option("--reads", "-n", min=1, help="How often the document is read.", metavar="N")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=_MACHINE)
+]
+Backend = Annotated[
+    str, typer.Option("--backend", help="Kernels: auto, torch or naive.", rich_help_panel=_MACHINE)
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", help="Branch, tag or commit of a hub checkpoint.", rich_help_panel=_MACHINE),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", help="Another tokenizer: a file, a folder or a hub id.", rich_help_panel=_MACHINE
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, for scripts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.", metavar="FILE")
+]
