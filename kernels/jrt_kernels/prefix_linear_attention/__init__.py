@@ -1,0 +1,1 @@
+"""JRT-RNN's linear attention: a non-causal sum over the encoder region beside the causal one."""

@@ -1,0 +1,1 @@
+"""Causal depthwise convolution over a few tokens, with its last inputs as state."""

@@ -1,0 +1,1 @@
+"""Softmax attention to the last few tokens, or to all, with keys and values as state."""
