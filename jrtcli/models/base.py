@@ -1,0 +1,335 @@
+"""RecurrentLM: what every architecture can do, and how a batch is read through its layers.
+
+Symbols: B rows, T tokens, N sequences (rows, or members of a pack), D model dim, V rows of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from jrtcli.errors import CheckpointError, NotResumable
+from jrtcli.state import State
+
+LayerState = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a layer must know of the tokens it is given.
+
+    start (N,): tokens each sequence has read before these; tokens: T of the (B, T, D) input; cu_seqlens (N + 1,): bounds
+    of a pack (B = 1), None for rows of equal length; encoder_lengths (N,): how many of these tokens, from the first,
+    the encoder of JRT-RNN covers, None for none; pad_mask (B, T): 0 where a token is published left padding.
+    """
+
+    start: Tensor
+    tokens: int
+    cu_seqlens: Tensor | None = None
+    encoder_lengths: Tensor | None = None
+    pad_mask: Tensor | None = None
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Absolute position of each token, (B, T)."""
+        steps = torch.arange(self.tokens, device=self.start.device)
+        if self.cu_seqlens is None:
+            return self.start[:, None] + steps
+        lengths = self.cu_seqlens.diff()
+        return (steps + (self.start - self.cu_seqlens[:-1]).repeat_interleave(lengths))[None]
+
+
+class RecurrentLM(nn.Module):
+    """A recurrent language model: reads tokens into a State and continues from it.
+
+    A subclass gives `config`, `layers` (blocks: `block(x, state, span) -> (x, state)`, `block.init_state(batch,
+    device)`), `embed`, `head`, `rename` tables inside `from_checkpoint` and `to_checkpoint`.
+    """
+
+    architecture: ClassVar[str]
+    Config: ClassVar[type]
+    has_encoder: ClassVar[bool] = False
+    keeps_padding: ClassVar[bool] = False
+    """Whether left padding stays in the sequence, as JRT-RNN was published; else it is taken out before reading."""
+    resumable: ClassVar[bool] = True
+    prefill_tokens: int = 512
+    """Tokens of all rows together that pass through the layers at once: bounds the memory of `prefill`."""
+
+    config: Any
+    layers: nn.ModuleList
+
+    @abstractmethod
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> the residual stream (B, T, D)."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D), before the final norm -> logits (..., V) in fp32."""
+
+    @classmethod
+    @abstractmethod
+    def from_checkpoint(
+        cls,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        *,
+        backend: str = "torch",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The model of a checkpoint in any of its published formats. Raises CheckpointError."""
+
+    @abstractmethod
+    def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """config.json and weights in a published format that `from_checkpoint` reads."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the vocabulary, padding rows included."""
+        return self.head(torch.zeros(1, self.width, device=self.device)).shape[-1]
+
+    @property
+    def width(self) -> int:
+        """Model dim D."""
+        return self.embed(torch.zeros(1, 1, dtype=torch.int64, device=self.device)).shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def init_state(self, batch: int) -> State:
+        """The state of `batch` rows that have read nothing."""
+        device = self.device
+        layers = [layer.init_state(batch, device) for layer in self.layers]
+        return State(layers, torch.zeros(batch, dtype=torch.int64, device=device))
+
+    def hidden(
+        self, tokens: Tensor, *, mask: Tensor | None = None, encoder_length: int | Tensor | None = None
+    ) -> Tensor:
+        """tokens (B, T) read from nothing -> (B, T, D), the input of `head`. Arguments as in `forward`."""
+        batch, length = tokens.shape
+        if mask is not None and not self.keeps_padding:
+            keep = mask.bool()
+            self._check_left_padding(keep)
+            lengths = keep.sum(1)
+            bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            packed = self._read(tokens[keep][None], self.init_state(batch).layers, self._span(lengths, bounds))[0]
+            out = packed.new_zeros(batch, length, packed.shape[-1])
+            out[keep] = packed[0]
+            return out
+        lengths = torch.full((batch,), length, device=tokens.device)
+        encoder = self._encoder_lengths(lengths, torch.zeros_like(lengths), encoder_length)
+        span = Span(torch.zeros_like(lengths), length, None, encoder, self._pad_mask(mask, length, encoder))
+        return self._read(tokens, self.init_state(batch).layers, span)[0]
+
+    def forward(
+        self, tokens: Tensor, *, mask: Tensor | None = None, encoder_length: int | Tensor | None = None
+    ) -> Tensor:
+        """tokens (B, T) int64 -> logits (B, T, V) fp32 at every position, read from nothing.
+
+        mask (B, T): 0 on left padding. encoder_length: tokens of JRT-RNN's encoder, for all rows or (B,) each; None:
+        the model's own rule. Raises ValueError for a mask that is not left padding, or an encoder where there is none.
+        """
+        return self.head(self.hidden(tokens, mask=mask, encoder_length=encoder_length))
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        encoder_length: int | Tensor | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[Tensor, State]:
+        """Reads tokens (B, T) on from `state` -> logits of each row's last token (N, V) fp32, the new State.
+
+        At most one of: mask (B, T), 0 on left padding; lengths (B,), right-padded rows; cu_seqlens (N + 1,), packed rows
+        with B = 1. No more than a chunk of tokens is in the layers at once, JRT-RNN's encoder region excepted.
+        encoder_length as in `forward`; None: the model's own rule for rows that start here, no encoder for those that
+        go on. on_progress is called with the tokens read so far. Raises ValueError for an empty row, NotResumable for
+        an encoder that would have to go on from a state or past the tokens given.
+        """
+        if sum(x is not None for x in (mask, lengths, cu_seqlens)) > 1:
+            raise ValueError("give at most one of mask, lengths, cu_seqlens")
+        tokens = tokens.to(self.device)
+        offsets, counts = self._rows(tokens, mask, lengths, cu_seqlens)
+        if min(counts, default=0) < 1:
+            raise ValueError("every row needs at least one token")
+        rows = len(counts)
+        state = self.init_state(rows) if state is None else state
+        if len(state) != rows:
+            raise ValueError(f"the state has {len(state)} rows, the tokens {rows}")
+        encoder = self._encoder_lengths(torch.tensor(counts, device=self.device), state.length, encoder_length)
+        first = [0] * rows if encoder is None else encoder.tolist()
+        pad_mask = self._pad_mask(mask, tokens.shape[1], encoder)
+
+        flat = tokens.reshape(-1)
+        layers, length = state.layers, state.length
+        last = torch.empty(0)
+        position, chunk = [0] * rows, max(1, self.prefill_tokens // rows)
+        while any(at < count for at, count in zip(position, counts, strict=True)):
+            active = [r for r in range(rows) if position[r] < counts[r]]
+            take = [
+                first[r] if position[r] == 0 and first[r] else min(chunk, counts[r] - position[r]) for r in active
+            ]
+            pieces = [flat[offsets[r] + position[r] : offsets[r] + position[r] + n] for r, n in zip(active, take, strict=True)]
+            whole = len(active) == rows
+            index = torch.tensor(active, device=self.device)
+            before = length if whole else length[index]
+            inner = layers if whole else [{name: x[index] for name, x in layer.items()} for layer in layers]
+            covered = None
+            if any(position[r] == 0 and first[r] for r in active):
+                covered = torch.tensor([first[r] if position[r] == 0 else 0 for r in active], device=self.device)
+            if len(set(take)) == 1:
+                span = Span(before, take[0], None, covered, pad_mask if covered is not None else None)
+                hidden, inner = self._read(torch.stack(pieces), inner, span)
+                ends = hidden[:, -1]
+            else:
+                sizes = torch.tensor(take, device=self.device)
+                bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+                hidden, inner = self._read(
+                    torch.cat(pieces)[None], inner, Span(before, sum(take), bounds, covered)
+                )
+                ends = hidden[0, bounds[1:] - 1]
+            added = torch.tensor(take, device=self.device)
+            if whole:
+                layers, length, last = inner, length + added, ends
+            else:
+                layers = _put_rows(layers, inner, index)
+                length = length.index_add(0, index, added)
+                last = last.index_copy(0, index, ends)
+            for r, n in zip(active, take, strict=True):
+                position[r] += n
+            if on_progress is not None:
+                on_progress(sum(position))
+        return self.head(last), State(layers, length)
+
+    @torch.no_grad()
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token (B,) for every row -> logits (B, V) fp32, the new State. The given state stays as it is."""
+        hidden, layers = self._read(token.to(self.device)[:, None], state.layers, Span(state.length, 1))
+        return self.head(hidden[:, 0]), State(layers, state.length + 1)
+
+    def _read(
+        self, tokens: Tensor, states: Sequence[LayerState], span: Span
+    ) -> tuple[Tensor, list[LayerState]]:
+        """tokens (B, T) through all layers -> hidden (B, T, D), the layers' new states."""
+        x = self.embed(tokens)
+        after = []
+        for layer, state in zip(self.layers, states, strict=True):
+            x, new = layer(x, state, span)
+            after.append(new)
+        return x, after
+
+    def _span(self, lengths: Tensor, bounds: Tensor) -> Span:
+        zeros = torch.zeros_like(lengths)
+        return Span(zeros, int(bounds[-1]), bounds, self._encoder_lengths(lengths, zeros, None))
+
+    def _rows(
+        self, tokens: Tensor, mask: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[list[int], list[int]]:
+        """Where each row starts in the flattened tokens, and how many it has."""
+        batch, width = tokens.shape
+        if cu_seqlens is not None:
+            if batch != 1:
+                raise ValueError(f"packed tokens are (1, T), got {tuple(tokens.shape)}")
+            marks: list[int] = cu_seqlens.tolist()
+            if marks[0] != 0 or marks[-1] != width:
+                raise ValueError(f"cu_seqlens must go from 0 to {width}, got {marks[0]}..{marks[-1]}")
+            return marks[:-1], [b - a for a, b in zip(marks, marks[1:], strict=False)]
+        starts = [row * width for row in range(batch)]
+        if mask is not None and not self.keeps_padding:
+            self._check_left_padding(mask.bool())
+            counts = [int(n) for n in mask.bool().sum(1)]
+            return [start + width - n for start, n in zip(starts, counts, strict=True)], counts
+        counts = [width] * batch if lengths is None else [int(n) for n in lengths]
+        if max(counts) > width:
+            raise ValueError(f"a row of {max(counts)} tokens in a batch {width} wide")
+        return starts, counts
+
+    @staticmethod
+    def _check_left_padding(keep: Tensor) -> None:
+        if bool((keep[:, :-1] & ~keep[:, 1:]).any()):
+            raise ValueError("mask must be left padding: zeros, then ones, in each row")
+
+    def _encoder_lengths(
+        self, lengths: Tensor, start: Tensor, encoder_length: int | Tensor | None
+    ) -> Tensor | None:
+        """(N,) tokens the encoder covers of rows of `lengths` tokens that follow `start` others; None for none."""
+        if encoder_length is not None and (not isinstance(encoder_length, int) or encoder_length > 0):
+            raise ValueError(f"{self.architecture} has no encoder: encoder_length must be left out")
+        return None
+
+    def _pad_mask(self, mask: Tensor | None, tokens: int, encoder: Tensor | None) -> Tensor | None:
+        """The mask a layer is to see where `keeps_padding`."""
+        return None
+
+
+def _put_rows(layers: Sequence[LayerState], rows: Sequence[LayerState], index: Tensor) -> list[LayerState]:
+    """The layers' states with those of some rows replaced; a cache that grew is widened for all."""
+    merged = []
+    for old, new in zip(layers, rows, strict=True):
+        layer = {}
+        for name, x in new.items():
+            base = old[name]
+            if base.dim() > 1 and base.shape[1] != x.shape[1]:
+                base = torch.cat([base.new_zeros(base.shape[0], x.shape[1] - base.shape[1], *base.shape[2:]), base], 1)
+            layer[name] = base.index_copy(0, index, x)
+        merged.append(layer)
+    return merged
+
+
+def encoder_span(limit: int | None, lengths: Tensor, start: Tensor, asked: int | Tensor | None) -> Tensor | None:
+    """JRT-RNN's rule: (N,) tokens its encoder covers, or None where it covers nothing.
+
+    limit: the trained encoder length, None for any. Without a wish, rows that start here (start == 0) have their
+    first min(limit, length) tokens in the encoder, rows that go on none. Raises NotResumable where `asked` tokens
+    are not all here.
+    """
+    if asked is None:
+        covered = lengths if limit is None else lengths.clamp(max=limit)
+        covered = torch.where(start == 0, covered, 0)
+    else:
+        covered = torch.as_tensor(asked, device=lengths.device).expand_as(lengths)
+        if bool(((covered > start) & (start > 0)).any()):
+            raise NotResumable(
+                "the encoder of JRT-RNN reads its region in one piece: it cannot go on from a state inside it"
+            )
+        if bool(((covered > lengths) & (start == 0)).any()):
+            raise NotResumable(
+                f"the encoder of JRT-RNN reads its region in one piece: {int(covered.max())} tokens asked for, "
+                f"{int(lengths.min())} given"
+            )
+        covered = torch.where(start == 0, covered, 0)
+    return covered if bool((covered > 0).any()) else None
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> None:
+    """Puts renamed weights into a model built on the meta device, each cast to `dtype` on `device`.
+
+    Raises CheckpointError that names the first missing, unexpected or wrongly shaped keys, with both shapes.
+    """
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in weights]
+    problems += [f"unexpected {name} {tuple(x.shape)}" for name, x in weights.items() if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems[:3])}{more}")
+    cast = {name: weights[name].to(device=device, dtype=dtype) for name in expected}
+    model.load_state_dict(cast, assign=True)
+    model.requires_grad_(False)

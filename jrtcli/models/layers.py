@@ -1,0 +1,117 @@
+"""Layers that two or more architectures share: norm, gated MLP, rotary positions, softmax attention, the block.
+
+B batch, T tokens, H heads, P head dim, D model dim, I inner dim of the MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jrt_kernels.registry import resolve
+from jrtcli.models.base import LayerState, Span
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in fp32; the result in the weight's dtype."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        y = F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps)
+        return y.to(self.weight.dtype)
+
+
+class SwiGLU(nn.Module):
+    """fc2(y * silu(gate)) with [y, gate] = fc1(x): the second half is the gate (flash-attn's order)."""
+
+    def __init__(self, dim: int, inner: int, *, bias1: bool = False, bias2: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 2 * inner, bias=bias1)
+        self.fc2 = nn.Linear(inner, dim, bias=bias2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gate = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(y * F.silu(gate))
+
+
+def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
+    """Rotary positions on the first dims of x (B, T, H, P), positions (B, T), halves not interleaved.
+
+    Frequencies base^(-2i / dims) for i < ceil(dims / 2): an odd `dims` turns dims + 1 dimensions, as flash-attn does.
+    """
+    if dims == 0:
+        return x
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    frequencies = base ** (-torch.arange(0, dims, 2, device=x.device, dtype=wide) / dims)
+    angles = positions[..., None, None].to(wide) * frequencies  # (B, T, 1, half)
+    cos, sin = angles.cos(), angles.sin()
+    half = frequencies.shape[0]
+    y = x.to(wide)
+    a, b, rest = y[..., :half], y[..., half : 2 * half], y[..., 2 * half :]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1).to(x.dtype)
+
+
+class SoftmaxAttention(nn.Module):
+    """Causal attention with rotary positions, to the last `window` keys and the own one, or (None) to all."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int | None,
+        rotary_fraction: float,
+        rotary_base: float,
+        backend: str,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.Wqkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.out_proj = nn.Linear(dim, dim, bias=out_bias)
+        self.heads, self.window = heads, window
+        self.rotary_dims, self.rotary_base = int(rotary_fraction * (dim // heads)), rotary_base
+        self.attend = resolve("sliding_window", backend)
+
+    def init_state(self, batch: int, device: torch.device) -> LayerState:
+        dim = self.out_proj.in_features
+        kept = torch.zeros(batch, self.window or 0, self.heads, dim // self.heads, device=device)
+        return {"k": kept, "v": kept.clone(), "length": torch.zeros(batch, dtype=torch.int64, device=device)}
+
+    def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
+        q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k = (rotate(y, span.positions, self.rotary_dims, self.rotary_base) for y in (q, k))
+        o, (keys, values, length) = self.attend(
+            q,
+            k,
+            v,
+            window=self.window,
+            initial_state=(state["k"], state["v"], state["length"]),
+            cu_seqlens=span.cu_seqlens,
+        )
+        return self.out_proj(o.flatten(-2)), {"k": keys, "v": values, "length": length}
+
+
+class Block(nn.Module):
+    """x + mixer(norm1(x)), then x + mlp(norm2(x)); the residual stream stays fp32."""
+
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm1, self.mixer, self.norm2, self.mlp = norm(), mixer, norm(), mlp
+
+    def init_state(self, batch: int, device: torch.device) -> LayerState:
+        state: LayerState = self.mixer.init_state(batch, device)  # type: ignore[operator]
+        return state
+
+    def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
+        y, state = self.mixer(self.norm1(x), state, span)
+        x = x + y
+        return x + self.mlp(self.norm2(x)), state
