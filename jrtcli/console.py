@@ -26,10 +26,16 @@ EXIT_PIPE_CLOSED = 141
 _JSON_ESCAPED = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+class _RichConsole(RichConsole):
+    def on_broken_pipe(self) -> None:
+        # Rich would end the program here; `run` decides how it ends.
+        raise BrokenPipeError
+
+
 def _rich(stream: TextIO, terminal: bool) -> RichConsole:
     dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
     plain = not terminal or dumb or bool(os.environ.get("NO_COLOR"))
-    return RichConsole(
+    return _RichConsole(
         file=stream,
         force_terminal=terminal,
         color_system=None if plain else "auto",

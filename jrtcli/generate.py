@@ -1,0 +1,153 @@
+"""Generation: token ids in, token ids out. One prefill, then steps; knows no text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jrtcli.models.base import RecurrentLM
+    from jrtcli.state import State
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token: its id, the model's probability of it, and the seconds since reading began."""
+
+    id: int
+    probability: float
+    seconds: float
+
+
+class Generation(Iterator[Step]):
+    """The steps of one generation, and what they leave behind.
+
+    Attributes:
+        state: after the prompt and every token yielded but the last, which nobody has needed to read yet.
+        prefill_seconds: reading the prompt, once the first step is there.
+        finish_reason: "stop" (an id of `stop_ids` was drawn; it is not yielded), "length", or None while running.
+    """
+
+    def __init__(
+        self,
+        model: RecurrentLM,
+        ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        real_tokens: int | None = None,
+        encoder_length: int | None = None,
+        mask: Sequence[bool] | None = None,
+        state: State | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+        reencode: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if not ids:
+            raise ValueError("a prompt of no tokens")
+        if reencode and state is not None:
+            raise ValueError("reencode reads everything again at every token: it cannot start from a state")
+        self.model = model
+        self.state = state
+        self.prefill_seconds = 0.0
+        self.finish_reason: str | None = None
+        self._ids = list(ids)
+        self._mask = list(mask) if mask is not None else None
+        self._encoder_length = encoder_length
+        self._real_tokens = real_tokens
+        self._left = max_new_tokens
+        self._stop_ids = stop_ids
+        self._temperature = temperature
+        self._reencode = reencode
+        self._on_progress = on_progress
+        # Sampled on the CPU, so that one seed gives one answer whatever the device.
+        self._random = torch.Generator().manual_seed(seed)
+        self._last: int | None = None
+        self._started: float | None = None
+
+    def __next__(self) -> Step:
+        if self.finish_reason is not None or self._left <= 0:
+            self.finish_reason = self.finish_reason or "length"
+            raise StopIteration
+        with torch.inference_mode():
+            logits = self._logits()
+            chosen, probability = self._choose(logits)
+        if chosen in self._stop_ids:
+            self.finish_reason = "stop"
+            raise StopIteration
+        self._left -= 1
+        self._last = chosen
+        assert self._started is not None
+        return Step(chosen, probability, time.perf_counter() - self._started)
+
+    def _logits(self) -> Tensor:
+        """(V,) logits of the next token."""
+        if self._last is None:
+            self._started = time.perf_counter()
+            logits = self._prefill()
+            self.prefill_seconds = time.perf_counter() - self._started
+            return logits
+        if self._reencode:
+            self._ids.append(self._last)
+            if self._mask is not None:
+                self._mask.append(True)
+            return self._prefill()
+        assert self.state is not None
+        logits, self.state = self.model.step(self._tensor([self._last])[0], self.state)
+        return logits[0]
+
+    def _prefill(self) -> Tensor:
+        tokens = self._tensor(self._ids)
+        options: dict[str, Any] = {}
+        if self._encoder_length is not None:
+            options["encoder_length"] = self._encoder_length
+        if self._mask is not None:
+            options["mask"] = torch.tensor([self._mask], dtype=torch.bool, device=tokens.device)
+        report, total = self._on_progress, len(self._ids)
+        if report is not None:
+            options["on_progress"] = lambda done: report(done, total)
+        # Only a first reading can be given a state: `reencode` starts from nothing each time.
+        logits, self.state = self.model.prefill(tokens, None if self._reencode else self.state, **options)
+        return logits[0]
+
+    def _choose(self, logits: Tensor) -> tuple[int, float]:
+        # Rows past the tokenizer's size only pad the matrix: they stand for no token.
+        real = logits[: self._real_tokens].float().cpu()
+        probabilities = torch.softmax(real, dim=-1)
+        if self._temperature <= 0:
+            chosen = int(real.argmax())
+        else:
+            scaled = torch.softmax(real / self._temperature, dim=-1)
+            chosen = int(torch.multinomial(scaled, 1, generator=self._random))
+        return chosen, float(probabilities[chosen])
+
+    def _tensor(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([list(ids)], dtype=torch.int64, device=self.model.device)
+
+
+def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generation:
+    """Generate from a prompt of token ids.
+
+    Args:
+        model: any architecture.
+        ids: the prompt, or what of it comes after `state`.
+        max_new_tokens: at most so many steps.
+        stop_ids: ids that end it; they are not yielded.
+        real_tokens: rows of the vocabulary that are tokens (the rest is padding, never drawn); None = all.
+        encoder_length: tokens JRT-RNN reads non-causally; None = what the model was trained with.
+        mask: False at left padding, one per id.
+        state: what was read before; it is not changed.
+        temperature: 0 takes the most probable token; `seed` decides otherwise.
+        reencode: read prompt and answer anew for every token (the third way of the paper's Table 4).
+        on_progress: called with (tokens read, tokens of the prompt) during the prefill.
+
+    Raises:
+        ValueError: the prompt has no tokens, or `reencode` together with `state`.
+    """
+    return Generation(model, ids, **options)
