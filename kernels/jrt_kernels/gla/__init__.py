@@ -1,0 +1,1 @@
+"""Gated linear attention: arXiv 2312.06635, section 4."""
