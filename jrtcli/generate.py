@@ -30,7 +30,7 @@ class Generation(Iterator[Step]):
     Attributes:
         state: after the prompt and every token yielded but the last, which nobody has needed to read yet.
         prefill_seconds: reading the prompt, once the first step is there.
-        finish_reason: "stop" (an id of `stop_ids` was drawn; it is not yielded), "length", or None while running.
+        finish_reason: "stop" (an id of `stop_ids` was drawn; it is not yielded), "length", or None before that.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Generation(Iterator[Step]):
         if self.finish_reason is not None or self._left <= 0:
             self.finish_reason = self.finish_reason or "length"
             raise StopIteration
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = self._logits()
             chosen, probability = self._choose(logits)
         if chosen in self._stop_ids:

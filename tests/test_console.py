@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,7 @@ def test_no_stop_strings_pass_everything() -> None:
 )
 def test_the_cuts_do_not_matter(text: str, stops: list[str], cuts: list[int]) -> None:
     bounds = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    chunks = [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    chunks = [text[a:b] for a, b in pairwise(bounds)]
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     shown, stopped = feed(stops, chunks)
     # A later, shorter stop string may complete first when the text comes in pieces; never is more shown.
