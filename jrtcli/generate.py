@@ -30,7 +30,7 @@ class Generation(Iterator[Step]):
     Attributes:
         state: after the prompt and every token yielded but the last, which nobody has needed to read yet.
         prefill_seconds: reading the prompt, once the first step is there.
-        finish_reason: "stop" (an id of `stop_ids` was drawn; it is not yielded), "length", or None before that.
+        finish_reason: "stop" (an id of `stop_ids` was drawn; it is not yielded), "length", or None before.
     """
 
     def __init__(
