@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,7 +94,7 @@ def test_packed_equals_alone(op) -> None:  # type: ignore[no-untyped-def]
     o, state = op(*given, scale=0.5, initial_state=start, cu_seqlens=torch.tensor(marks))
     assert state.shape == start.shape
     assert torch.equal(state[1], start[1])  # an empty sequence
-    for row, (a, b) in enumerate(zip(marks, marks[1:], strict=False)):
+    for row, (a, b) in enumerate(pairwise(marks)):
         want_o, want_state = op(*(t[:, a:b] for t in given), scale=0.5, initial_state=start[row : row + 1])
         assert torch.allclose(o[:, a:b], want_o, atol=1e-6)
         assert torch.allclose(state[row], want_state[0], atol=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,7 +88,7 @@ def test_packed_equals_alone(op) -> None:  # type: ignore[no-untyped-def]
     y, state = op(**given, initial_state=start, cu_seqlens=torch.tensor(marks))
     assert state.shape == (4, 7, 5)
     assert torch.equal(state[1], start[1])  # an empty sequence
-    for row, (a, b) in enumerate(zip(marks, marks[1:], strict=False)):
+    for row, (a, b) in enumerate(pairwise(marks)):
         alone = {name: t[:, a:b] if name in ("x", "dt", "B", "C") else t for name, t in given.items()}
         want_y, want_state = op(**alone, initial_state=start[row : row + 1])
         assert torch.allclose(y[:, a:b], want_y, atol=1e-6)
