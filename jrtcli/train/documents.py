@@ -1,0 +1,125 @@
+"""Seeded documents full of facts, wide in kinds, field names, wordings and values.
+
+`sheets(seed, split=..., length_chars=...)` is an endless stream of `FactSheet`s; the same arguments give the same
+stream. Splits: "train"; "heldout" (document kinds, field names and wordings that training never shows, all at once);
+"heldout-kinds", "heldout-fields", "heldout-wordings" (one factor at a time). A bare field name is a question in every
+split: it is not a wording.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from jrtcli.train.layouts import HELD_LAYOUTS, LAYOUTS
+from jrtcli.train.sheet import Builder, Fact, FactSheet, Held
+from jrtcli.train.values import Draw, org, person, title
+
+__all__ = ["SPLITS", "Fact", "FactSheet", "measure", "sheets"]
+
+SPLITS: dict[str, Held] = {
+    "train": Held(),
+    "heldout": Held(kinds=True, fields=True, wordings=True),
+    "heldout-kinds": Held(kinds=True),
+    "heldout-fields": Held(fields=True),
+    "heldout-wordings": Held(wordings=True),
+}
+
+
+class Kind(NamedTuple):
+    """A kind of document: what it is headed with, and the layouts it comes in."""
+
+    name: str
+    headings: tuple[str, ...]
+    layouts: tuple[str, ...]
+
+
+def _kinds(table: str) -> tuple[Kind, ...]:
+    rows = [[cell.strip() for cell in row.split("|")] for row in table.strip().splitlines()]
+    return tuple(Kind(name, tuple(heads.split("; ")), tuple(layouts.split())) for name, heads, layouts in rows)
+
+
+KINDS = _kinds(
+    """
+    spec sheet | Specifications; Data sheet: {T}; Technical data; {T} specification | lines table stacked inline sections
+    decision summary | Decision summary; Summary of {T} | regulatory regulatory running
+    numbered summary | Summary; {T}; Review memo | running stacked regulatory
+    invoice | Invoice; INVOICE from {O}; Bill to {P} | lines table inline stacked
+    laboratory report | Laboratory report; Test results; Report of analysis | lines table running sections
+    event notice | Notice; {T}; You are invited; Announcement | about prose lines log
+    biography | {P}; About {P}; Profile: {P} | about prose
+    product page | {T}; {T} by {O}; New: {T} | lines prose sections inline
+    personnel record | Employee record; {P}; Staff file | lines records stacked table
+    minutes | Minutes of the meeting; Minutes, {O} | log prose about running
+    contract | Agreement; Contract between {O} and {P}; Terms | prose running sections
+    key-value list | List; Settings; {T}; Properties | lines marked_up table inline
+    configuration | config; {T} settings; # generated | marked_up lines
+    catalogue | Catalogue; Collection of {O}; Inventory | records lines table
+    news item | {O} news; Report; Today | about prose
+    log book | Log; Journal of {P}; Event log | log prose
+    letter | Dear {P},; To {O}; Re: {T} | prose about inline
+    form | Application form; Form {T}; Registration | stacked lines running table
+    directory | Directory; Contacts; Members | records about
+    manual | Manual: {T}; Guide; How to use {T} | sections prose running
+    clinical note | Clinical note; Patient file; Visit summary | running lines prose inline
+    shipment | Bill of lading; Shipment; Packing list | lines table inline records
+    survey | Survey; Field notes; Site visit | sections prose log
+    plain |  | lines prose inline running about sections stacked
+    """
+)
+HELD_KINDS = _kinds(
+    """
+    interview | Interview with {P}; Hearing | dialogue
+    by-laws | By-laws of {O}; Charter | clauses
+    index cards | Card file; Box {T} | cards
+    tender | Call for tenders; Bid by {O} | clauses cards
+    radio transcript | Transcript; On air: {T} | dialogue
+    """
+)
+_NOISE = (0.0, 0.0, 0.15, 0.3, 0.6, 1.2, 2.5)
+
+
+def sheets(
+    seed: int, *, split: str = "train", length_chars: int = 1000, prose: Sequence[str] = ()
+) -> Iterator[FactSheet]:
+    """Endless documents of about `length_chars` characters.
+
+    prose: real sentences, used as distractors and inside values; without them all text is made up.
+    Raises KeyError if `split` is not one of `SPLITS`.
+    """
+    held = SPLITS[split]
+    seeds = random.Random(f"{seed}/{split}/{length_chars}")
+    while True:
+        yield _sheet(Draw(seeds.getrandbits(64), prose), held, length_chars)
+
+
+def _sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
+    kind = d.of(HELD_KINDS if held.kinds else KINDS)
+    layout = d.of(kind.layouts)
+    builder = Builder(
+        draw=d,
+        held=held,
+        limit=length_chars,
+        noise=d.of(_NOISE),
+        bare=d.of((0.0, 0.3, 0.3, 1.0)),
+        case=d.of((0, 1, 1, 2, 2, 3)),
+    )
+    if d.random() < 0.8:
+        heading = d.of(kind.headings)
+        if "{" in heading:
+            heading = heading.replace("{P}", person(d)).replace("{O}", org(d)).replace("{T}", title(d))
+        builder.add(heading + d.of(("\n", "\n", "\n\n", " ")) if heading else "")
+    (HELD_LAYOUTS if held.kinds else LAYOUTS)[layout](builder)
+    return builder.sheet(kind.name)
+
+
+def measure(seconds: float = 1.0, *, length_chars: int = 1400, prose: Sequence[str] = ()) -> float:
+    """Characters per second that the generator makes on this machine, measured for `seconds`."""
+    stream = sheets(0, length_chars=length_chars, prose=prose)
+    next(stream)
+    made, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        made += len(next(stream).text)
+    return made / spent

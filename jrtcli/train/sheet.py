@@ -1,0 +1,194 @@
+"""A fact sheet, and the builder that writes one piece by piece while it keeps the span of every value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jrtcli.train import values, wordings
+from jrtcli.train.values import Draw
+from jrtcli.train.words import field_names, lexicon
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One answerable fact: `value == sheet.text[start:end]`, asked for by `question`."""
+
+    key: str
+    value: str
+    question: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class FactSheet:
+    """A document with facts; every question has exactly one answer in it. `kind` names the kind of document."""
+
+    text: str
+    facts: tuple[Fact, ...]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Which factors come from the held-out side."""
+
+    kinds: bool = False
+    fields: bool = False
+    wordings: bool = False
+
+
+@dataclass(slots=True)
+class Builder:
+    """Text under construction: `limit` is the length, in characters, at which a layout stops."""
+
+    draw: Draw
+    held: Held
+    limit: int
+    noise: float  # distractor sentences per fact
+    bare: float  # share of questions that are the bare field name
+    case: int  # 0 lower, 1 Capitalised, 2 Title, 3 UPPER
+    parts: list[str] = field(default_factory=list)
+    length: int = 0
+    facts: list[Fact] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
+
+    def room(self) -> bool:
+        """Whether another fact fits."""
+        return self.length < self.limit
+
+    def add(self, text: str) -> None:
+        """Plain text."""
+        self.parts.append(text)
+        self.length += len(text)
+
+    def place(self, before: str, value: str, after: str, key: str, question: str) -> None:
+        """A fact, stated; its value must not begin or end with a space."""
+        start = self.length + len(before)
+        end = start + len(value)
+        self.facts.append(Fact(key, value, question, start, end))
+        self.parts.append(before + value + after)
+        self.length = end + len(after)
+
+    def cased(self, key: str) -> str:
+        """The field name in the capitals of this document."""
+        if self.case == 0:
+            return key
+        if self.case == 1:
+            return key[:1].upper() + key[1:]
+        return key.title() if self.case == 2 else key.upper()
+
+    def new_key(self) -> tuple[str, str]:
+        """A field name that this sheet has not used, with its kind of value."""
+        while True:
+            key, kind = field_name(self.draw, self.held.fields)
+            if key not in self.taken:
+                self.taken.add(key)
+                return key, kind
+
+    def ask(self, key: str, of: str = "") -> str:
+        """A question about `key` (of an entity, where the sheet has several)."""
+        name = key if not of else f"{key} of {of}" if self.draw.random() < 0.7 else f"{of} {key}"
+        text = wordings.question(self.draw, self.held.wordings, self.bare)
+        if text[:3] == "{K}":
+            name = name[:1].upper() + name[1:]
+        return text.replace("{K}", name)
+
+    def fact(self, prose: bool, fixed: tuple[str, str] | None = None, lead: str = "") -> None:
+        """State one fresh fact, by the wording `fixed` = (before, after) or by one drawn for it, after `lead`."""
+        key, kind = self.new_key()
+        before, after = fixed or wordings.statement(self.draw, self.held.wordings, prose)
+        shown = shown_as(self.draw, key) if not prose else key
+        shown = shown if prose and self.draw.random() < 0.8 else self.cased(shown)
+        before = lead + before.replace("{K}", shown)
+        self.place(before, values.value(self.draw, kind), after.replace("{K}", shown), key, self.ask(key))
+
+    def relation(self, subject: str) -> bool:
+        """State a relation of `subject`; False if every draw was taken."""
+        d = self.draw
+        text, question, kind = d.of(wordings.HELD_RELATIONS if self.held.wordings else wordings.RELATIONS)
+        key = text.replace("{S}", subject).replace(" {V}", "").rstrip(".").lower()
+        asked = question.replace("{S}", subject)
+        if key in self.taken or asked in self.taken:
+            return False
+        self.taken.update((key, asked))
+        before, after = text.replace("{S}", subject).split("{V}")
+        self.place(before, values.value(d, kind), after + " ", key, asked)
+        return True
+
+    def sentence(self) -> str:
+        """A distractor: a sentence that answers nothing asked here."""
+        d = self.draw
+        if d.prose and d.random() < 0.75:
+            return d.of(d.prose)
+        r = d.random()
+        if r < 0.3:
+            text = values.words(d, 4, 16)
+            return text[:1].upper() + text[1:] + "."
+        w = d.word
+        if r < 0.5:
+            return f"The {w()} {d.of(_VERBS)} the {w()} {w()} {d.of(_WHEN)}."
+        if r < 0.65:
+            return f"{values.person(d)} {d.of(_VERBS)} {w()} {w()} {d.of(_WHEN)}."
+        if r < 0.8:
+            return f"{d.of(_OPENERS)} {w()} {w()} of {values.org(d)} {d.of(_VERBS)} {values.quantity(d)} {d.of(_WHEN)}."
+        if r < 0.9:
+            return f"See {values.code(d)} {d.of(_WHEN)} for the {w()} {w()}."
+        return f"{d.of(_OPENERS)} {w()} and {w()} are {w()}, {w()} or {w()} {d.of(_WHEN)}."
+
+    def distract(self, end: str = " ") -> None:
+        """Zero or more distractor sentences, as this document has them."""
+        n = self.noise
+        while n > 0 and self.room():
+            if self.draw.random() < n:
+                self.add(self.sentence() + end)
+            n -= 1.0
+
+    def sheet(self, kind: str) -> FactSheet:
+        """What was built."""
+        return FactSheet("".join(self.parts), tuple(self.facts), kind)
+
+
+def field_name(d: Draw, held_out: bool) -> tuple[str, str]:
+    """A field name and its kind of value: listed, composed of modifiers and a head, or of any words."""
+    names = field_names(held_out)
+    r = d.random()
+    if r < 0.4:
+        return d.of(names.listed)
+    if r < 0.6:
+        head, kind = d.of(names.heads)
+        return f"{d.of(names.modifiers)} {head}", kind
+    if r < 0.7:
+        name, kind = d.of(names.listed)
+        return f"{d.of(names.modifiers)} {name}", kind
+    if r < 0.8:
+        head, kind = d.of(names.heads)
+        return f"{d.of(names.words)} {head}", kind
+    n = 1 + d.below(3)
+    return " ".join([d.of(names.words) for _ in range(n)]), d.of(_KINDS)
+
+
+def shown_as(d: Draw, key: str) -> str:
+    """A field name as a form shows it: "lot number" may stand as "lot no." or "lot number(s)"."""
+    r = d.random()
+    if r > 0.12 or "(" in key:
+        return key
+    if key.endswith("number"):
+        return key[:-6] + d.of(("no.", "#", "number(s)", "No"))
+    return key + d.of(("(s)", "(s)", " *", " (1)"))
+
+
+def subject(d: Draw) -> str:
+    """Somebody or something that a document is about."""
+    r = d.random()
+    if r < 0.45:
+        return f"{d.of(lexicon().first)} {values.coined(d).capitalize()}"
+    return values.org(d) if r < 0.7 else f"the {values.any_word(d)} {d.word()}"
+
+
+_KINDS = tuple(values.MAKERS)
+_VERBS = ("reviewed", "moved", "described", "followed", "checked", "kept", "left", "found", "shows", "needs", "supports",
+          "discussed", "carried", "may replace", "will follow", "does not affect", "was compared with")  # fmt: skip
+_WHEN = ("later", "in the afternoon", "at the time", "as usual", "before the meeting", "in this section", "without delay",
+         "for some reason", "as shown", "again", "in general", "during the period", "if needed", "per procedure")  # fmt: skip
+_OPENERS = ("Most", "All", "Some", "In general,", "However,", "Several", "The", "A", "Each", "Usually", "For example,")

@@ -1,0 +1,102 @@
+"""The words that documents are made of, and which of them are kept for held-out field names.
+
+The lists beside this file: `common.txt` (words of public-domain books and speeches), `technical.txt` (words of
+public-domain regulatory summaries), `fields.txt` (field names by kind of value), `heads.txt` and `modifiers.txt`
+(field names are also composed), `names.txt`. A word is *reserved* by a fixed rule (its CRC), so that a field name
+made of reserved words never occurs as a field name in training. Reserved words do occur inside values and prose.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from dataclasses import dataclass
+from importlib import resources
+
+# Everyday words of forms stay open to training: a reader that never saw "number" as a field is of no use.
+OPEN = frozenset(
+    """510k 510(k) number date name type applicant product code device regulation section classification panel
+    measurand predicate proprietary and established names purpose for submission special instrument requirements of
+    test address phone email total amount price order invoice version status title author company manufacturer
+    location city country time weight""".split()
+)
+RESERVED_SHARE = 6  # one word in six
+
+
+def reserved(word: str) -> bool:
+    """Whether `word` is kept for the field names of the held-out splits."""
+    word = word.lower()
+    return word not in OPEN and zlib.crc32(word.encode()) % RESERVED_SHARE == 0
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Words for values and prose; the same in every split."""
+
+    words: tuple[str, ...]
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+    place: tuple[str, ...]
+    suffix: tuple[str, ...]
+    street: tuple[str, ...]
+    classes: tuple[str, ...]
+    units: tuple[str, ...]
+    colors: tuple[str, ...]
+    months: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """Parts that field names are made of, for one side of the split: each entry is (name, kind of value)."""
+
+    listed: tuple[tuple[str, str], ...]
+    heads: tuple[tuple[str, str], ...]
+    modifiers: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def _read(name: str) -> str:
+    return resources.files("jrtcli.train").joinpath("words", name).read_text(encoding="utf-8")
+
+
+def _sections(name: str) -> dict[str, str]:
+    """`label: rest of the line` for every line of a word file."""
+    rows = (line.split(":", 1) for line in _read(name).splitlines() if line.strip())
+    return {label.strip(): rest.strip() for label, rest in rows}
+
+
+@functools.cache
+def lexicon() -> Lexicon:
+    """The lists for values and prose."""
+    names = _sections("names.txt")
+    return Lexicon(
+        words=tuple(_read("common.txt").split() + _read("technical.txt").split()),
+        first=tuple(names["first"].split()),
+        last=tuple(names["last"].split()),
+        place=tuple(names["place"].split()),
+        suffix=tuple(names["suffix"].split()),
+        street=tuple(names["street"].split()),
+        classes=tuple(names["class"].split("|")),
+        units=tuple(names["unit"].split("|")),
+        colors=tuple(names["color"].split("|")),
+        months=tuple(names["month"].split()),
+    )
+
+
+@functools.cache
+def field_names(held_out: bool) -> FieldNames:
+    """Parts of field names: all of whose words are reserved (held out) or none of whose are (training)."""
+
+    def ours(name: str) -> bool:
+        parts = name.replace("-", " ").split()
+        if held_out:
+            return all(reserved(part) for part in parts)
+        return not any(reserved(part) for part in parts)
+
+    listed = [
+        (name, kind) for kind, names in _sections("fields.txt").items() for name in names.split("|") if ours(name)
+    ]
+    heads = [(name, kind) for kind, names in _sections("heads.txt").items() for name in names.split() if ours(name)]
+    modifiers = [word for word in _read("modifiers.txt").split() if ours(word)]
+    words = [word for word in lexicon().words if ours(word)]
+    return FieldNames(tuple(listed), tuple(heads), tuple(modifiers), tuple(words))
