@@ -48,18 +48,23 @@ def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator)
 
 
-def _scan_tokens(g: torch.Generator, b: int, t: int) -> Tensors:
-    dt = softplus(_normal(g, b, t, 12) - 2)
-    return {"x": _normal(g, b, t, 12), "dt": dt, "B": _normal(g, b, t, 5), "C": _normal(g, b, t, 5)}
+def _scan_tokens(shift: float) -> Make:
+    """Steps dt around softplus(shift): with a large one a token forgets all before it."""
+
+    def make(g: torch.Generator, b: int, t: int) -> Tensors:
+        dt = softplus(3 * _normal(g, b, t, 12) + shift)
+        return {"x": _normal(g, b, t, 12), "dt": dt, "B": _normal(g, b, t, 5), "C": _normal(g, b, t, 5)}
+
+    return make
 
 
 def _scan_parameters(g: torch.Generator) -> Tensors:
     return {"A": -torch.exp(_normal(g, 12, 5)), "D": _normal(g, 12)}
 
 
-def _ssd_tokens(groups: int) -> Make:
+def _ssd_tokens(groups: int, shift: float = -1) -> Make:
     def make(g: torch.Generator, b: int, t: int) -> Tensors:
-        dt = softplus(_normal(g, b, t, 4) - 1)
+        dt = softplus(3 * _normal(g, b, t, 4) + shift)
         b_c = {name: _normal(g, b, t, groups, 6) for name in ("B", "C")}
         return {"x": _normal(g, b, t, 4, 8), "dt": dt, **b_c}
 
@@ -75,8 +80,11 @@ def _qkv(k: int, v: int, *extra: str, heads: int = 2) -> Make:
         made = {name: _normal(g, b, t, heads, k) for name in ("q", "k")}
         made["v"] = _normal(g, b, t, heads, v)
         if "g" in extra:
-            # Most gates near one, some near zero: a chunked form that divides by their product overflows.
-            made["g"] = logsigmoid(3 * _normal(g, b, t, heads, k) + 3)
+            made["g"] = logsigmoid(3 * _normal(g, b, t, heads, k) + 3) / 4
+        if "hard" in extra:
+            # Some channels keep everything, some lose all at a token: a product of gates underflows, and a
+            # chunked form that divides by it overflows.
+            made["g"] = -torch.exp(4 * _normal(g, b, t, heads, k) - 2)
         if "enc" in extra:
             made["k_enc"], made["v_enc"] = _normal(g, b, t, heads, k), _normal(g, b, t, heads, v)
         return made
@@ -96,11 +104,14 @@ def _conv(width: int, bias: bool) -> Callable[[torch.Generator], Tensors]:
 
 
 CASES = [
-    Case("selective_scan", "skip", _scan_tokens, _scan_parameters),
-    Case("selective_scan", "plain", _scan_tokens, lambda g: {**_scan_parameters(g), "D": None}),  # type: ignore[dict-item]
+    Case("selective_scan", "skip", _scan_tokens(-2), _scan_parameters),
+    Case("selective_scan", "large_steps", _scan_tokens(5), _scan_parameters),
+    Case("selective_scan", "plain", _scan_tokens(-4), lambda g: {**_scan_parameters(g), "D": None}),  # type: ignore[dict-item]
     Case("ssd", "one_group", _ssd_tokens(1), _ssd_parameters),
+    Case("ssd", "large_steps", _ssd_tokens(1, 5), _ssd_parameters),
     Case("ssd", "two_groups", _ssd_tokens(2), lambda g: {**_ssd_parameters(g), "D": None}),  # type: ignore[dict-item]
     Case("gla", "default_scale", _qkv(8, 12, "g")),
+    Case("gla", "hard_gates", _qkv(16, 8, "hard")),
     Case("gla", "given_scale", _qkv(16, 8, "g"), options=(("scale", 0.5),)),
     Case("taylor_linear_attention", "plain", _qkv(16, 8)),
     Case("taylor_linear_attention", "small_keys", _qkv(8, 5)),
