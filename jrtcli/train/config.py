@@ -1,0 +1,252 @@
+"""Recipes: a TOML file read into frozen dataclasses, and the schedules that follow from it.
+
+Every schedule is a function of the step alone. A time limit stops a run early but never changes a
+schedule, so a resumed run repeats the losses of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from jrtcli.errors import UsageError
+
+DECAYS = ("linear", "cosine", "constant")
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What is trained. `config` is the architecture's own configuration, as in a published config.json."""
+
+    architecture: str = "jrt_rnn"
+    config: dict[str, Any] = field(default_factory=dict)
+    init_from: str = ""
+    """Folder of a checkpoint to start from; "" starts from scratch."""
+    tag_layer: int = -1
+    """Layer whose output feeds the match-bit head; -1 finds the first linear attention."""
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """Muon for hidden matrices, AdamW for the rest; rates are those of the plateau."""
+
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    muon_weight_decay: float = 0.0
+    adamw_lr: float = 4e-3
+    adamw_betas: tuple[float, float] = (0.9, 0.98)
+    adamw_weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    """Largest norm of all gradients together; 0 leaves them as they are."""
+    warmup_steps: int = 50
+    decay: str = "linear"
+    decay_from: float = 0.0
+    """Share of the run at which the decay begins."""
+    final_lr: float = 0.02
+    """Factor of the rates at the last step."""
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights of the auxiliary losses; the weights of tokens come with the data."""
+
+    tag: float = 1.0
+    """Match-bit loss: does this token belong to the value of a listed question? 0 leaves it out."""
+
+
+@dataclass(frozen=True)
+class EvalRecipe:
+    """Recall on generated documents of the dev slice while the model trains; the best checkpoint is chosen by it."""
+
+    every: int = 250
+    """Steps between two evaluations; 0 never evaluates."""
+    questions: int = 48
+    """Questions per length of document."""
+    document_tokens: tuple[int, ...] = (256, 512)
+    max_new_tokens: int = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run: its share of the steps, its factor on the rates, its changes to [data]."""
+
+    share: float
+    lr: float = 1.0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a run computes."""
+
+    steps: int
+    seed: int = 0
+    tokenizer: str = ""
+    """Path of tokenizer.json, relative to the recipe."""
+    output: str = "runs/train"
+    minutes: float = 0.0
+    """Stop after so much time, whatever step it is; 0 never."""
+    template: str = "qcq"
+    """The template that the trained model reads with; written beside the weights."""
+    precision: str = "auto"
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and saved; 0 keeps none."""
+    log_every: int = 25
+    save_every: int = 250
+    workers: int = 0
+    """Processes that make batches; 0 is one thread."""
+    model: ModelRecipe = ModelRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    loss: LossRecipe = LossRecipe()
+    eval: EvalRecipe = EvalRecipe()
+    data: dict[str, Any] = field(default_factory=dict)
+    """Fields of `jrtcli.train.data.DataConfig`."""
+    curriculum: tuple[Stage, ...] = (Stage(1.0),)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, for JSON."""
+        return asdict(self)
+
+
+T = TypeVar("T")
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Make a dataclass from a table; `where` names the table in errors."""
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    made = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else key
+        if key not in known:
+            raise UsageError(f"recipe: unknown key {name!r}; {where or 'the top'} has {', '.join(known)}")
+        made[key] = _convert(hints[key], value, name)
+    missing = [f for f in ("steps", "share") if f in known and f not in made]
+    if missing:
+        raise UsageError(f"recipe: {where + '.' if where else ''}{missing[0]} is missing")
+    return cls(**made)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"recipe: {name} must be a table")
+        return _build(hint, value, name)
+    if hint == tuple[Stage, ...]:
+        return tuple(_stage(v, f"{name}[{i}]") for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    origin = getattr(hint, "__origin__", hint)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+        raise UsageError(f"recipe: {name} must be {getattr(origin, '__name__', origin)}, not {value!r}")
+    return value
+
+
+def _stage(values: Any, where: str) -> Stage:
+    """A curriculum entry: `share`, `lr`, and any fields of [data] beside them."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"recipe: {where} must be a table")
+    own = {k: v for k, v in values.items() if k in ("share", "lr", "data")}
+    rest = {k: v for k, v in values.items() if k not in own}
+    own["data"] = {**own.get("data", {}), **rest}
+    return _build(Stage, own, where)
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values. Raises UsageError naming the key that is unknown or wrong."""
+    recipe = _build(Recipe, values, "")
+    if recipe.steps < 1:
+        raise UsageError("recipe: steps must be at least 1")
+    if recipe.optimizer.decay not in DECAYS:
+        raise UsageError(f"recipe: optimizer.decay must be one of {', '.join(DECAYS)}")
+    if recipe.precision not in PRECISIONS:
+        raise UsageError(f"recipe: precision must be one of {', '.join(PRECISIONS)}")
+    if not recipe.curriculum or abs(sum(s.share for s in recipe.curriculum) - 1) > 1e-6:
+        raise UsageError("recipe: the shares of curriculum must add up to 1")
+    if not 0 <= recipe.ema < 1:
+        raise UsageError("recipe: ema must be in [0, 1)")
+    return recipe
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file and apply `a.b=value` overrides (values are TOML, or else text).
+
+    Paths of the tokenizer and of `model.init_from` are taken relative to the file.
+    Raises UsageError for a file that is missing or is not TOML, and for unknown keys.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from None
+    for override in overrides:
+        _override(values, override)
+    recipe = from_dict(values)
+    here = path.parent
+
+    def beside(name: str) -> str:
+        return str(here / name) if name else name
+
+    return replace(
+        recipe,
+        tokenizer=beside(recipe.tokenizer),
+        model=replace(recipe.model, init_from=beside(recipe.model.init_from)),
+    )
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {override}: write it as key=value, for instance optimizer.muon_lr=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, last = key.strip().split(".")
+    table: Any = values
+    for i, name in enumerate([*parents, last]):
+        if isinstance(table, list):
+            if not name.isdigit() or int(name) >= len(table):
+                raise UsageError(f"--set {override}: there is no entry {name!r}; it has {len(table)}")
+            index: Any = int(name)
+        elif isinstance(table, dict):
+            index = name
+        else:
+            raise UsageError(f"--set {override}: {'.'.join(parents[:i])} is not a table")
+        if i == len(parents):
+            table[index] = value
+        else:
+            table = table[index] if isinstance(table, list) else table.setdefault(index, {})
+
+
+def stage_at(recipe: Recipe, step: int) -> int:
+    """Index of the curriculum stage that step (from 0) belongs to."""
+    done = 0.0
+    for i, stage in enumerate(recipe.curriculum):
+        done += stage.share
+        if step < round(done * recipe.steps):
+            return i
+    return len(recipe.curriculum) - 1
+
+
+def lr_factor(recipe: Recipe, step: int) -> float:
+    """Factor on the learning rates at step (from 0): warm-up, decay, and the stage's own factor."""
+    o = recipe.optimizer
+    factor = recipe.curriculum[stage_at(recipe, step)].lr
+    if step < o.warmup_steps:
+        return factor * (step + 1) / o.warmup_steps
+    start = max(o.warmup_steps, round(o.decay_from * recipe.steps))
+    if o.decay == "constant" or step < start:
+        return factor
+    progress = min(1.0, (step - start) / max(1, recipe.steps - start))
+    left = 1 - progress if o.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return factor * (o.final_lr + (1 - o.final_lr) * left)

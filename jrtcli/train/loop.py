@@ -1,0 +1,421 @@
+"""The training loop: batches in, steps, checkpoints and events out. The only importer of accelerate.
+
+The loop says what happens through events and prints nothing. Each step depends only on the recipe and on
+what a checkpoint holds, so a run that was killed goes on to the same losses.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from jrtcli.errors import JrtError, UsageError
+from jrtcli.train.config import Recipe, lr_factor, stage_at
+from jrtcli.train.loss import Objective, Sums, batch_totals, find_tag_layer
+from jrtcli.train.optim import WeightAverage, build_optimizers, set_lr
+from jrtcli.train.parts import Parts, build_parts
+from jrtcli.train.recall import recall
+from jrtcli.train.save import Metrics, clear, load_trainer, save_model, save_trainer, versions
+
+BATCHES_AHEAD = 4
+FREE_TO_CHANGE = ("output", "minutes", "log_every", "save_every", "workers", "eval", "tokenizer")
+"""Parts of a recipe that a resumed run may change: they do not touch the losses."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """Before the first step; `step` is above 0 for a resumed run."""
+
+    step: int
+    steps: int
+    parameters: int
+    device: str
+    precision: str
+    output: Path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Means since the last such event."""
+
+    step: int
+    steps: int
+    stage: int
+    tokens: int
+    tokens_per_s: float
+    left_s: float
+    waited_s: float
+    """Time the loop stood still for want of a batch."""
+    means: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Recall on the dev slice: shares by group, and whether it is the best so far."""
+
+    step: int
+    recall: dict[str, float]
+    questions: int
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on the disk."""
+
+    step: int
+    folder: Path
+
+
+Event = Started | Progress | Evaluated | Saved
+
+
+@dataclass
+class Result:
+    """How a run ended: "done", "interrupted" or "out of time"; `best` is the folder to use."""
+
+    ended: str
+    step: int
+    tokens: int
+    best: Path
+    score: float | None
+    seconds: float
+
+
+class Batches:
+    """Batches of steps in order, made ahead of time by a thread or by processes."""
+
+    def __init__(self, parts: Parts, recipe: Recipe, step: int) -> None:
+        self.parts, self.recipe = parts, recipe
+        self.pool: Executor
+        if recipe.workers:
+            # spawn: a forked copy of a process that runs torch threads can hang
+            self.pool = ProcessPoolExecutor(recipe.workers, mp_context=get_context("spawn"))
+        else:
+            self.pool = ThreadPoolExecutor(1)
+        self.next_step = step
+        self.queue: deque[Future[Any]] = deque()
+        self.waited_s = 0.0
+
+    def _fill(self) -> None:
+        while (
+            len(self.queue) < max(BATCHES_AHEAD, 2 * self.recipe.workers)
+            and self.next_step < self.recipe.steps
+        ):
+            config = self.parts.data[stage_at(self.recipe, self.next_step)]
+            self.queue.append(
+                self.pool.submit(self.parts.batch, config, self.parts.tokenizer, self.next_step)
+            )
+            self.next_step += 1
+
+    def get(self) -> Any:
+        """The batch of the next step."""
+        self._fill()
+        began = time.perf_counter()
+        batch = self.queue.popleft().result()
+        self.waited_s += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        """Drop what was not used."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """ "bf16" where the device multiplies it fast, else "fp32"."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if fast else "fp32"
+    return "fp32"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    stop: Callable[[], bool] = lambda: False,
+    resume: str = "auto",
+    parts: Parts | None = None,
+) -> Result:
+    """Train until the recipe's last step, its time limit, or `stop()`.
+
+    resume: "auto" goes on from a checkpoint of the same recipe in the output folder, "always" also from
+    one of another recipe, "fresh" removes it. `parts` replaces what the recipe would build.
+    Raises UsageError when the folder holds a run of another recipe, JrtError when the loss is no number.
+    """
+    return _Run(recipe, on_event, stop, resume, parts).go()
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    on_event: Callable[[Event], None]
+    stop: Callable[[], bool]
+    resume: str
+    given: Parts | None
+    step: int = 0
+    tokens: int = 0
+    longest: int = 0
+    score: float | None = None
+    window: Sums = field(default_factory=Sums)
+
+    def go(self) -> Result:
+        began = time.perf_counter()
+        recipe = self.recipe
+        self.output = Path(recipe.output)
+        saved = self._saved()
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        self.precision = choose_precision(recipe.precision, self.device)
+        torch.manual_seed(recipe.seed)
+        self.parts = self.given or build_parts(recipe)
+        self._build()
+        if saved is not None:
+            self._restore(saved)
+        self.main = self.accelerator.is_main_process
+        self.metrics = Metrics(self.output, self.step) if self.main else None
+        count = sum(p.numel() for p in self.parts.model.parameters())
+        self.on_event(Started(self.step, recipe.steps, count, str(self.device), self.precision, self.output))
+        ended = self._steps(began)
+        seconds = time.perf_counter() - began
+        best = self.output / ("best" if self.score is not None else "last")
+        return Result(ended, self.step, self.tokens, best, self.score, seconds)
+
+    def _saved(self) -> dict[str, Any] | None:
+        if self.resume == "fresh":
+            clear(self.output)
+            return None
+        saved = load_trainer(self.output)
+        if saved is None:
+            if self.resume == "always":
+                raise UsageError(f"{self.output}: no checkpoint to resume from; leave out --resume to start")
+            return None
+        if self.resume == "auto":
+            changed = _differences(saved["recipe"], self.recipe.as_dict())
+            if changed:
+                raise UsageError(
+                    f"{self.output} holds a run of another recipe (different: {', '.join(changed)}); "
+                    "give another --output, or --resume to go on with the new one, or --fresh to start over"
+                )
+        return saved
+
+    def _build(self) -> None:
+        recipe, model = self.recipe, self.parts.model
+        tag_layer = find_tag_layer(model, recipe.model.tag_layer) if recipe.loss.tag > 0 else None
+        objective = Objective(
+            model, tag_layer=tag_layer, tag_weight=recipe.loss.tag, width=self.parts.width
+        ).to(self.device)
+        optimizers = build_optimizers(objective, recipe.optimizer)
+        self.average = WeightAverage(objective.model, recipe.ema) if recipe.ema else None
+        self.bare = objective
+        self.objective, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        try:
+            self.bare.load_state_dict(saved["objective"])
+            for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+                base = [group["base_lr"] for group in optimizer.param_groups]
+                optimizer.load_state_dict(state)
+                for group, rate in zip(optimizer.param_groups, base, strict=True):
+                    group["base_lr"] = rate  # --resume with a new recipe brings new rates
+            if self.average is not None and saved["average"] is not None:
+                self.average.load_state_dict(saved["average"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{self.output}: its checkpoint does not fit this model ({reason}); use --fresh"
+            ) from None
+        self.step, self.tokens, self.longest = saved["step"], saved["tokens"], saved["longest"]
+        self.score = saved["score"]
+        self.window = Sums(**saved["window"])
+        torch.set_rng_state(saved["rng"])
+
+    def _steps(self, began: float) -> str:
+        recipe = self.recipe
+        batches = Batches(self.parts, recipe, self.step)
+        mark, mark_tokens = time.perf_counter(), self.tokens
+        ended = "done"
+        try:
+            while self.step < recipe.steps:
+                if self.stop():
+                    ended = "interrupted"
+                    break
+                if recipe.minutes and time.perf_counter() - began > 60 * recipe.minutes:
+                    ended = "out of time"
+                    break
+                self._one(batches.get())
+                if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                    now = time.perf_counter()
+                    self._log(now - mark, self.tokens - mark_tokens, batches.waited_s)
+                    mark, mark_tokens, batches.waited_s = now, self.tokens, 0.0
+                every = recipe.eval.every
+                if every and (self.step % every == 0 or self.step == recipe.steps):
+                    self._evaluate()
+                    mark = time.perf_counter()  # the speed shown is that of training
+                if self.step % recipe.save_every == 0 and self.step < recipe.steps:
+                    self._save()
+            self._save()
+        finally:
+            batches.close()
+        return ended
+
+    def _one(self, batch: Any) -> None:
+        set_lr(self.optimizers, lr_factor(self.recipe, self.step))
+        totals = batch_totals(batch.weights, batch.tags).to(self.device)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+
+        def mine(rows: Tensor) -> Tensor:
+            return rows[rank::world].to(self.device)
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss, sums = self.objective(
+                mine(batch.tokens),
+                mine(batch.weights),
+                mine(batch.encoder_lengths) if self.parts.has_encoder else None,
+                mine(batch.tags),
+                totals,
+            )
+        # Each process divides by the totals of the whole batch and gradients are averaged: times world.
+        self.accelerator.backward(loss * world)
+        if self.recipe.optimizer.clip_norm:
+            self.accelerator.clip_grad_norm_(self.objective.parameters(), self.recipe.optimizer.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.step)
+        self.window.add(sums)
+        self.step += 1
+        self.tokens += batch.tokens.numel()
+        self.longest = max(self.longest, batch.tokens.shape[1])
+
+    def _log(self, seconds: float, tokens: int, waited_s: float) -> None:
+        means = self.window.means()
+        self.window = Sums()
+        if not math.isfinite(means["loss"]):
+            raise JrtError(
+                f"the loss is {means['loss']} at step {self.step}; lower optimizer.muon_lr and "
+                f"optimizer.adamw_lr and run again (the last checkpoint in {self.output} is kept)"
+            )
+        rate = tokens / max(seconds, 1e-9)
+        left_s = (self.recipe.steps - self.step) * (tokens / max(1, self.recipe.log_every)) / max(rate, 1e-9)
+        stage = stage_at(self.recipe, self.step - 1)
+        self.on_event(
+            Progress(self.step, self.recipe.steps, stage, self.tokens, rate, left_s, waited_s, means)
+        )
+        self._row({"tokens": self.tokens, "stage": stage, **means, "tokens_per_s": round(rate)})
+
+    def _row(self, row: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write({"step": self.step, **row})
+
+    @contextmanager
+    def _shown(self) -> Iterator[Any]:
+        """The model as it would be shipped: averaged weights where an average is kept."""
+        model = self.parts.model
+        if self.average is not None:
+            self.average.swap()
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train()
+            if self.average is not None:
+                self.average.swap()
+
+    def _evaluate(self) -> None:
+        if not self.parts.questions or not self.main:
+            return
+        began = time.perf_counter()
+        with self._shown() as model:
+            shares = recall(
+                model,
+                self.parts.tokenizer,
+                self.parts.questions,
+                has_encoder=self.parts.has_encoder,
+                max_new_tokens=self.recipe.eval.max_new_tokens,
+                stop_ids=self.parts.stop_ids,
+                device=self.device,
+            )
+            best = self.score is None or shares["all"] >= self.score
+            if best:
+                self.score = shares["all"]
+                self._export(model, "best")
+        seconds = time.perf_counter() - began
+        self.on_event(Evaluated(self.step, shares, len(self.parts.questions), best, seconds))
+        self._row({"recall": shares, "best": best})
+
+    def _export(self, model: Any, name: str) -> None:
+        training = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "score": self.score,
+            "recipe": self.recipe.as_dict(),
+            "versions": versions(),
+        }
+        reading = {"template": self.recipe.template, "context_tokens": self.longest, "stop": ["\n"]}
+        tokenizer = self.recipe.tokenizer
+        save_model(self.output / name, model, training=training, tokenizer=tokenizer, reading=reading)
+
+    def _save(self) -> None:
+        if not self.main:
+            return
+        with self._shown() as model:
+            self._export(model, "last")
+        save_trainer(
+            self.output,
+            {
+                "recipe": self.recipe.as_dict(),
+                "step": self.step,
+                "tokens": self.tokens,
+                "longest": self.longest,
+                "score": self.score,
+                "window": self.window.numbers(),
+                "objective": self.bare.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "average": self.average.state_dict() if self.average is not None else None,
+                "rng": torch.get_rng_state(),
+            },
+        )
+        self.on_event(Saved(self.step, self.output / "last"))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Top-level keys, or table.key, that differ and may not."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = _plain(old.get(key)), _plain(new.get(key))
+        if key in FREE_TO_CHANGE or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = sorted(before.keys() | after.keys())
+            found += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
+        else:
+            found.append(key)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that a recipe equals itself after being saved."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,111 @@
+"""Recipes: what they accept, what they refuse, and the schedules that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jrtcli.errors import UsageError
+from jrtcli.train.config import from_dict, load_recipe, lr_factor, stage_at
+
+RECIPE = """
+steps = 100
+seed = 3
+tokenizer = "tok.json"
+[model]
+architecture = "based"
+config = { n_embd = 32 }
+[optimizer]
+warmup_steps = 10
+muon_lr = 1
+[data]
+document_tokens = 64
+[[curriculum]]
+share = 0.25
+document_tokens = 32
+[[curriculum]]
+share = 0.75
+lr = 0.5
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.toml"
+    file.write_text(RECIPE, encoding="utf-8")
+    return file
+
+
+def test_reads_tables_and_stages(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert (recipe.steps, recipe.seed, recipe.model.architecture) == (100, 3, "based")
+    assert recipe.model.config == {"n_embd": 32}
+    assert recipe.optimizer.muon_lr == 1.0 and isinstance(recipe.optimizer.muon_lr, float)
+    assert recipe.curriculum[0].data == {"document_tokens": 32}
+    assert recipe.curriculum[1].lr == 0.5
+    assert Path(recipe.tokenizer) == path.parent / "tok.json"
+    assert from_dict(recipe.as_dict()) == recipe
+
+
+def test_overrides(path: Path) -> None:
+    recipe = load_recipe(
+        path,
+        ["steps=7", "model.config.n_embd=64", "optimizer.decay=cosine", "curriculum.1.lr=0.1", "data.x=[1]"],
+    )
+    assert recipe.steps == 7 and recipe.model.config == {"n_embd": 64}
+    assert recipe.optimizer.decay == "cosine" and recipe.curriculum[1].lr == 0.1
+    assert recipe.data["x"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("stepz=1", "stepz"),
+        ("optimizer.muon=1", "optimizer.muon"),
+        ("optimizer.decay=soon", "optimizer.decay"),
+        ("steps=0", "steps"),
+        ('steps="many"', "steps"),
+        ("seed=true", "seed"),
+        ("curriculum.0.share=0.5", "curriculum"),
+        ("curriculum.9.share=0.5", "curriculum.9"),
+        ("steps", "key=value"),
+        ("model=3", "model"),
+        ("steps.more=3", "steps"),
+        ("precision=fp8", "precision"),
+    ],
+)
+def test_mistakes_are_named(path: Path, override: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named.replace(".", r"\.")):
+        load_recipe(path, [override])
+
+
+def test_missing_file_and_bad_toml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.toml"):
+        load_recipe(tmp_path / "none.toml")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("steps = = 3")
+    with pytest.raises(UsageError, match="not a TOML file"):
+        load_recipe(bad)
+    bad.write_text("seed = 3")
+    with pytest.raises(UsageError, match="steps is missing"):
+        load_recipe(bad)
+
+
+def test_stages_cover_the_run(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert [stage_at(recipe, s) for s in (0, 24, 25, 99, 500)] == [0, 0, 1, 1, 1]
+
+
+def test_rates_warm_up_and_decay(path: Path) -> None:
+    recipe = load_recipe(path, ["curriculum.1.lr=1.0", "optimizer.final_lr=0.0"])
+    assert lr_factor(recipe, 0) == pytest.approx(0.1)
+    assert lr_factor(recipe, 9) == pytest.approx(1.0)
+    assert lr_factor(recipe, 10) == pytest.approx(1.0)
+    assert lr_factor(recipe, 55) == pytest.approx(0.5)
+    assert lr_factor(recipe, 100) == pytest.approx(0.0)
+    held = load_recipe(path, ["curriculum.1.lr=1.0", "optimizer.final_lr=0.0", "optimizer.decay_from=0.8"])
+    assert lr_factor(held, 79) == 1.0
+    assert lr_factor(held, 90) == pytest.approx(0.5)
+    cosine = load_recipe(path, ["optimizer.decay=cosine", "optimizer.final_lr=0.0"])
+    assert lr_factor(cosine, 55) == pytest.approx(0.25)  # half way, times the stage's 0.5
