@@ -60,7 +60,10 @@ def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
 
 
 class SoftmaxAttention(nn.Module):
-    """Causal attention with rotary positions, to the last `window` keys and the own one, or (None) to all."""
+    """Causal attention with rotary positions, to the last `window` keys and the own one, or (None) to all.
+
+    scale: factor on the usual P^(-1/2).
+    """
 
     def __init__(
         self,
@@ -71,13 +74,14 @@ class SoftmaxAttention(nn.Module):
         rotary_fraction: float,
         rotary_base: float,
         backend: str,
+        scale: float = 1.0,
         qkv_bias: bool = False,
         out_bias: bool = False,
     ) -> None:
         super().__init__()
         self.Wqkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.out_proj = nn.Linear(dim, dim, bias=out_bias)
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.scale = heads, window, scale
         self.rotary_dims, self.rotary_base = int(rotary_fraction * (dim // heads)), rotary_base
         self.attend = resolve("sliding_window", backend)
 
@@ -90,7 +94,7 @@ class SoftmaxAttention(nn.Module):
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         q, k = (rotate(y, span.positions, self.rotary_dims, self.rotary_base) for y in (q, k))
         o, (keys, values, length) = self.attend(
-            q,
+            q if self.scale == 1 else q * self.scale,
             k,
             v,
             window=self.window,

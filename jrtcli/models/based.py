@@ -1,0 +1,134 @@
+"""Based: gated short convolutions, Taylor linear attention and sliding windows in one stack (arXiv 2402.18668).
+
+Formats and semantics: HazyResearch/based. B batch, T tokens, D model dim, H heads of the linear attention, K its feature
+dimension, P = D / H its value dim, F folded features, W filter width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from jrt_kernels.registry import resolve
+from jrt_kernels.taylor_linear_attention.features import feature_count
+from jrtcli.models.base import LayerState, Span
+from jrtcli.models.hybrid import HybridConfig, HybridLM
+from jrtcli.models.layers import RMSNorm
+
+CONV_TAPS = 3  # whatever config.json's kernel_sizes says, the published code builds 3
+
+
+class Filters(nn.Module):
+    """The weights of a depthwise convolution in conv1d's layout: weight (C, 1, W), bias (C,) or none."""
+
+    def __init__(self, channels: int, width: int, *, bias: bool) -> None:
+        super().__init__()
+        bound = width**-0.5
+        self.weight = nn.Parameter(torch.empty(channels, 1, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+
+class BaseConv(nn.Module):
+    """out_proj(silu(conv(u1)) * u2) with [u1, u2] = in_proj(x), u2 as wide as u1."""
+
+    def __init__(self, config: HybridConfig, backend: str) -> None:
+        super().__init__()
+        inner = config.expand_proj * config.n_embd // 2
+        self.in_proj = nn.Linear(config.n_embd, 2 * inner, bias=config.conv_bias)
+        self.conv = Filters(inner, CONV_TAPS, bias=config.conv_filter_bias)
+        self.out_proj = nn.Linear(inner, config.n_embd, bias=config.conv_bias)
+        self.short_conv = resolve("short_conv", backend)
+
+    def init_state(self, batch: int, device: torch.device) -> LayerState:
+        return {"conv": torch.zeros(batch, self.out_proj.in_features, CONV_TAPS - 1, device=device)}
+
+    def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
+        u, gate = self.in_proj(x).chunk(2, dim=-1)
+        u, conv = self.short_conv(
+            u,
+            self.conv.weight[:, 0],
+            self.conv.bias,
+            activation="silu",
+            initial_state=state["conv"],
+            cu_seqlens=span.cu_seqlens,
+        )
+        return self.out_proj(u * gate), {"conv": conv}
+
+
+class LinearAttention(nn.Module):
+    """Taylor linear attention; the extras are a short convolution over q, k, v and a norm on q.
+
+    The decay of Based's 30B recipe weighs the numerator: decay[h]^(i - j) times decay_proj(x_i)[h].
+    """
+
+    def __init__(self, config: HybridConfig, backend: str) -> None:
+        super().__init__()
+        dim, self.heads = config.n_embd, config.linear_heads
+        keys = self.heads * config.feature_dim
+        self.feature_dim, self.head_dim = config.feature_dim, dim // self.heads
+        self.proj_q = nn.Linear(dim, keys, bias=False)
+        self.proj_k = nn.Linear(dim, keys, bias=False)
+        self.proj_v = nn.Linear(dim, dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.decay_proj = nn.Linear(dim, self.heads, bias=False) if config.use_decay_proj else None
+        # Without decay_proj the published code ignores fixed_decay, and without fixed_decay it ignores decay_proj.
+        self.decays = config.use_decay_proj and config.fixed_decay
+        self.decay_const = config.decay_const
+        self.qkv_conv = Filters(2 * keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
+        self.q_norm = RMSNorm(config.feature_dim, config.layer_norm_epsilon) if config.q_norm else None
+        self.sizes = [keys, keys, dim]
+        self.short_conv = resolve("short_conv", backend)
+        self.attend = resolve("taylor_linear_attention", backend)
+
+    def init_state(self, batch: int, device: torch.device) -> LayerState:
+        features = feature_count(self.feature_dim)
+        state = {
+            "kv": torch.zeros(batch, self.heads, features, self.head_dim, device=device),
+            "ksum": torch.zeros(batch, self.heads, features, device=device),
+        }
+        if self.qkv_conv is not None:
+            channels, _, width = self.qkv_conv.weight.shape
+            state["conv"] = torch.zeros(batch, channels, width - 1, device=device)
+        return state
+
+    def _qkv(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, Tensor, Tensor, LayerState]:
+        """x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, P), and the convolution's new state, if there is one."""
+        q, k, v = self.proj_q(x), self.proj_k(x), self.proj_v(x)
+        new: LayerState = {}
+        if self.qkv_conv is not None:
+            mixed, new["conv"] = self.short_conv(
+                torch.cat([q, k, v], dim=-1),
+                self.qkv_conv.weight[:, 0],
+                initial_state=state["conv"],
+                cu_seqlens=span.cu_seqlens,
+            )
+            q, k, v = mixed.split(self.sizes, dim=-1)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
+        return (q if self.q_norm is None else self.q_norm(q)), k, v, new
+
+    def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
+        q, k, v, new = self._qkv(x, state, span)
+        heads = torch.arange(self.heads, device=x.device)
+        o, (kv, ksum) = self.attend(
+            q,
+            k,
+            v,
+            decay=1 - 2.0 ** (self.decay_const - heads) if self.decays else None,
+            initial_state=(state["kv"], state["ksum"]),
+            cu_seqlens=span.cu_seqlens,
+        )
+        if self.decays and self.decay_proj is not None:
+            o = o * self.decay_proj(x)[..., None]
+        return self.out_proj(o.flatten(-2)), {"kv": kv, "ksum": ksum, **new}
+
+
+class Based(HybridLM):
+    """The Based hybrid."""
+
+    architecture = "based"
+
+    def _mixer(self, i: int) -> nn.Module:
+        kind = self.config.kinds[i]
+        if kind == "conv":
+            return BaseConv(self.config, self.backend)
+        return LinearAttention(self.config, self.backend) if kind == "linear" else super()._mixer(i)
