@@ -1,0 +1,294 @@
+"""A name, hub id or folder -> a checkpoint: where it lies, what it is, and the model it holds.
+
+Nothing of a repository is ever executed: weights are read by jrtcli.weights, a configuration is data, and the
+`auto_map` that names Python files of a repository is not looked at.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jrtcli import hub, known
+from jrtcli.errors import CheckpointError, JrtError, UsageError
+from jrtcli.known import Known
+from jrtcli.models import ARCHITECTURES, architecture
+from jrtcli.placement import resolve_backend, resolve_device, resolve_dtype
+from jrtcli.tokens import Tokenizer, load_tokenizer
+from jrtcli.vocabulary import PATTERNS
+from jrtcli.weights import FORMS, fingerprint, read_json, read_weights
+
+if TYPE_CHECKING:
+    from jrtcli.models.base import RecurrentLM
+
+DEFAULT_TEMPLATE = "cqcq"
+"""The prompt of a checkpoint that names none: JRT-Prompt as the paper defines it."""
+
+ENCODER_TEMPLATE = "cq"
+"""The same for JRT-RNN, whose encoder reads ahead."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a model is, for reports and for files made with it.
+
+    source: "bundled", a hub id, or the path of a folder. revision: the commit of a hub snapshot. parameters:
+    tied ones counted once. weights_sha256: jrtcli.weights.fingerprint, the same in every form of the files.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    architecture: str
+    parameters: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """A checkpoint on this machine, its weights not read.
+
+    config: config.json as it is. settings: jrt.json, which our own trainer writes beside the weights, or {}.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    known: Known | None
+    tokenizer_source: str | Path | None
+
+    @property
+    def template(self) -> str:
+        """The name of the prompt template that suits this checkpoint."""
+        named = self.settings.get("template")
+        if isinstance(named, str):
+            return named
+        if self.known:
+            return self.known.template
+        mixer = self.config.get("alt_mixer")
+        encoder = isinstance(mixer, Mapping) and "enc_length" in mixer
+        return ENCODER_TEMPLATE if encoder else DEFAULT_TEMPLATE
+
+    @property
+    def context_tokens(self) -> int | None:
+        """The length in tokens it was trained at; None where nothing says so."""
+        known_context = self.known.context if self.known else None
+        said = (self.settings.get("context_tokens"), known_context)
+        usual = (self.config.get("max_position_embeddings"), self.config.get("n_positions"))
+        return next((n for n in (*said, *usual) if isinstance(n, int) and n > 0), None)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, for a snapshot of the hub's cache."""
+        return hub.commit_of(self.folder)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its own, its family's, or the one asked for; read when first used. Raises CheckpointError."""
+        family = self.known.tokenizer if self.known else family_of(self.config)
+        return load_tokenizer(self.tokenizer_source, folder=self.folder, family=family)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded(Located):
+    """A model ready to run on `device` ("cpu", "cuda:0") in `dtype` ("float32") with kernels of `backend`."""
+
+    model: RecurrentLM
+    identity: Identity
+    device: str
+    dtype: str
+    backend: str
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """As of Located. Raises CheckpointError also where it has more tokens than the model has rows."""
+        tokenizer = super().tokenizer
+        rows = self.model.vocab_size
+        if tokenizer.size > rows:
+            raise CheckpointError(
+                f"the tokenizer {tokenizer.source} has {tokenizer.size} tokens, the model {self.name} only "
+                f"{rows} rows: it is another model's; name the right one with --tokenizer"
+            )
+        return tokenizer
+
+    @cached_property
+    def real_tokens(self) -> int:
+        """Ids below this are tokens; rows above are padding, never sampled. Without a tokenizer: all rows."""
+        try:
+            return self.tokenizer.size
+        except CheckpointError:
+            if self.tokenizer_source is not None:
+                raise
+            return self.model.vocab_size
+
+
+def load(
+    name_or_folder: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    revision: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> Loaded:
+    """The model of a folder, a short name (jrtcli.known) or a hub id, downloaded where necessary.
+
+    device: auto (a GPU if there is one), cpu, cuda, cuda:N. dtype: auto (float32; bfloat16 on a GPU),
+    float32, bfloat16, float16. backend: auto (jrt_kernels.registry.choose) or a name. revision: branch, tag or
+    commit of a hub checkpoint. tokenizer: a folder, file, family or hub id instead of the checkpoint's own.
+    Raises CheckpointError for what cannot be found, read, or does not fit its architecture; UsageError for a
+    device, dtype or backend that does not exist.
+    """
+    import torch
+
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
+    located = locate(name_or_folder, revision=revision, tokenizer=tokenizer)
+    weights = read_weights(located.folder)
+    kind = detect(located.config, weights, located.folder)
+    backend = resolve_backend(backend, kind, device)
+    try:
+        model = architecture(kind).from_checkpoint(
+            located.config, weights, backend=backend, dtype=getattr(torch, dtype), device=device
+        )
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"{located.name} does not fit into the memory of {device}: take --dtype bfloat16, "
+            "a smaller model, or --device cpu"
+        ) from error
+    except JrtError as error:
+        raise CheckpointError(f"{located.folder} ({kind}): {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        # A configuration with a value missing, or one that no model can have.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise CheckpointError(
+            f"{located.folder}: its config.json and weights make no {kind} model ({reason})"
+        ) from error
+    model.eval()
+    identity = Identity(
+        name=located.name,
+        source=located.source,
+        revision=located.revision,
+        architecture=kind,
+        parameters=sum(p.numel() for p in model.parameters()),
+        weights_sha256=fingerprint(weights),
+    )
+    return Loaded(
+        **vars(located), model=model, identity=identity, device=device, dtype=dtype, backend=backend
+    )
+
+
+def locate(
+    name_or_folder: str | Path,
+    *,
+    revision: str | None = None,
+    tokenizer: str | Path | None = None,
+    weights: bool = True,
+) -> Located:
+    """Finds a checkpoint: a folder that exists, else a short name, else a hub id.
+
+    Without `weights`, only its configuration and tokenizer are fetched from the hub. Raises CheckpointError.
+    """
+    name = str(name_or_folder)
+    path = Path(name_or_folder).expanduser()
+    entry = known.find(name)
+    if path.is_dir() and (entry is None or (path / "config.json").is_file()):
+        folder, shown, source, entry = path, path.resolve().name, str(path.resolve()), None
+    elif entry is not None and entry.bundled:
+        folder, shown, source = known.BUNDLED, entry.name, "bundled"
+    elif entry is not None or hub.is_repo_id(name):
+        source = entry.hub_id if entry else name
+        shown = entry.name if entry else name
+        folder = _fetch(source, revision, weights)
+        revision = None
+    else:
+        raise _unknown(name, path)
+    if revision is not None:
+        raise UsageError(f"--revision names a version on the hub, but {name} is a folder on this machine")
+    config = read_json(folder / "config.json")
+    own = folder / "jrt.json"
+    settings = read_json(own) if own.is_file() else {}
+    return Located(shown, source, folder, config, settings, entry, tokenizer)
+
+
+def _fetch(repo_id: str, revision: str | None, weights: bool) -> Path:
+    described = ("config.json", "jrt.json", *PATTERNS)
+    if not weights:
+        return hub.snapshot(repo_id, described, revision=revision)
+    folder = Path()
+    for form in FORMS:
+        stem, _, suffix = form.rpartition(".")
+        files = (form, f"{form}.index.json", f"{stem}-*.{suffix}")
+        folder = hub.snapshot(repo_id, (*described, *files), revision=revision)
+        if any((folder / file).exists() for file in files[:2]):
+            # Safetensors where the repository has them: only else is a pickle fetched.
+            break
+    return folder
+
+
+def _unknown(name: str, path: Path) -> CheckpointError:
+    if path.is_file():
+        return CheckpointError(f"{name} is a file: give the folder that holds config.json and the weights")
+    if name == known.TINY:
+        return CheckpointError("this installation lacks the bundled model: install jrt again")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return CheckpointError(f"there is no folder {name}")
+    close = difflib.get_close_matches(name.lower(), [entry.name for entry in known.known()], n=3)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    return CheckpointError(
+        f"no model {name!r}: neither a folder, a short name (`jrt models`) nor a hub id{meant}"
+    )
+
+
+def detect(config: Mapping[str, Any], keys: Collection[str], where: Path | str = "the checkpoint") -> str:
+    """The architecture of a checkpoint: what its configuration calls itself, else what its keys are.
+
+    Most published files name no architecture, or a wrong one ("gpt2"), so the names of the weights decide.
+    Raises CheckpointError for one that jrt does not have.
+    """
+    kind = config.get("model_type")
+
+    def has(*parts: str) -> bool:
+        return any(part in key for key in keys for part in parts)
+
+    if config.get("attn_layer_idx") or (has(".mixer.A_log") and has("Wqkv")):
+        raise CheckpointError(f"{where} mixes Mamba with attention layers, which jrt does not have")
+    if isinstance(kind, str) and kind in ARCHITECTURES:
+        return kind
+    if has(".proj_k_enc."):
+        return "jrt_rnn"
+    if has(".gk_proj."):
+        return "gla"
+    if has(".mixer.A_log"):
+        ssm = config.get("ssm_cfg")
+        second = isinstance(ssm, Mapping) and ssm.get("layer") == "Mamba2"
+        return "mamba2" if second or not has(".mixer.x_proj.") else "mamba"
+    if has(".mixer.proj_q.", ".mixer.conv.conv", ".mixer.conv1.conv1", ".mixer.conv1."):
+        return "based"
+    if has(".mixer.Wqkv."):
+        return "transformer"
+    # Layer lists without a single mixer known by its keys: a Based file with spellings of its own.
+    if isinstance(config.get("alt_mixer"), Mapping):
+        return "based"
+    said = f"model_type {kind!r}" if kind else "no model_type"
+    raise CheckpointError(
+        f"{where} is of no architecture that jrt has ({said}, keys like {next(iter(sorted(keys)), 'none')}); "
+        f"it has {', '.join(ARCHITECTURES)}"
+    )
+
+
+def family_of(config: Mapping[str, Any]) -> str | None:
+    """The tokenizer family of a published file not known by name, by its vocabulary; None where unclear."""
+    size = config.get("vocab_size")
+    if config.get("model_type") == "gla" and size == 32000:
+        return "mistral-7b-v0.1"
+    # hazyresearch's Mamba says 50277 but was trained with GPT-2's tokens; its file has fields of GPT2Config.
+    if size == 50257 or (size == 50277 and "n_embd" in config):
+        return "gpt2"
+    return "gpt-neox-20b" if size in (50277, 50280, 50288) else None
