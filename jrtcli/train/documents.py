@@ -17,7 +17,7 @@ from jrtcli.train.layouts import HELD_LAYOUTS, LAYOUTS
 from jrtcli.train.sheet import Builder, Fact, FactSheet, Held
 from jrtcli.train.values import Draw, org, person, title
 
-__all__ = ["SPLITS", "Fact", "FactSheet", "measure", "sheets"]
+__all__ = ["SPLITS", "Fact", "FactSheet", "measure", "one_sheet", "sheets"]
 
 SPLITS: dict[str, Held] = {
     "train": Held(),
@@ -38,7 +38,9 @@ class Kind(NamedTuple):
 
 def _kinds(table: str) -> tuple[Kind, ...]:
     rows = [[cell.strip() for cell in row.split("|")] for row in table.strip().splitlines()]
-    return tuple(Kind(name, tuple(heads.split("; ")), tuple(layouts.split())) for name, heads, layouts in rows)
+    return tuple(
+        Kind(name, tuple(heads.split("; ")), tuple(layouts.split())) for name, heads, layouts in rows
+    )
 
 
 KINDS = _kinds(
@@ -92,10 +94,11 @@ def sheets(
     held = SPLITS[split]
     seeds = random.Random(f"{seed}/{split}/{length_chars}")
     while True:
-        yield _sheet(Draw(seeds.getrandbits(64), prose), held, length_chars)
+        yield one_sheet(Draw(seeds.getrandbits(64), prose), held, length_chars)
 
 
-def _sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
+def one_sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
+    """The next document that `d` draws."""
     kind = d.of(HELD_KINDS if held.kinds else KINDS)
     layout = d.of(kind.layouts)
     builder = Builder(

@@ -37,7 +37,9 @@ def running(b: Builder) -> None:
     colon = d.of((": ", ": ", ": ", " ", " - ")) if not b.held.wordings else d.of((" >> ", " ~ ", " -> "))
     style, i = d.below(3), 0
     while b.room():
-        mark = f"{chr(65 + i % 26)}. " if style == 0 else f"{i + 1}. " if style == 1 else f"{_ROMAN[i % 12]}. "
+        mark = (
+            f"{chr(65 + i % 26)}. " if style == 0 else f"{i + 1}. " if style == 1 else f"{_ROMAN[i % 12]}. "
+        )
         i += 1
         r = d.random()
         if r < 0.25:
@@ -63,7 +65,9 @@ def stacked(b: Builder) -> None:
 def table(b: Builder) -> None:
     """Rows of two columns."""
     d = b.draw
-    left, mid, right = d.of((("| ", " | ", " |\n"), ("", "\t", "\n"), ("", "    ", "\n"), ("", ",", "\n"), ("", " | ", "\n")))
+    left, mid, right = d.of(
+        (("| ", " | ", " |\n"), ("", "\t", "\n"), ("", "    ", "\n"), ("", ",", "\n"), ("", " | ", "\n"))
+    )
     b.add(f"{left}{b.cased(d.word())}{mid}{b.cased(d.word())}{right}")
     while b.room():
         b.fact(False, (left + "{K}" + mid, right))
@@ -110,7 +114,14 @@ def about(b: Builder) -> None:
             b.add("\n")
 
 
-_POSSESSIVE = ("The {K} of {S} is ", "{S} has the {K} ", "For {S} the {K} was ", "{S}: {K} ", "{S} gave as {K} ", "The {K} for {S} reads ")
+_POSSESSIVE = (
+    "The {K} of {S} is ",
+    "{S} has the {K} ",
+    "For {S} the {K} was ",
+    "{S}: {K} ",
+    "{S} gave as {K} ",
+    "The {K} for {S} reads ",
+)
 
 
 def _attribute(b: Builder, s: str, form: str, key: str = "", kind: str = "", end: str = ".") -> None:
@@ -141,7 +152,16 @@ def records(b: Builder) -> None:
 def marked_up(b: Builder) -> None:
     """JSON, YAML, XML, INI or shell assignments."""
     d = b.draw
-    before, after = d.of((('  "{K}": "', '",\n'), ("{K}: ", "\n"), ("<{K}>", "</{K}>\n"), ("{K} = ", "\n"), ("set {K} ", "\n"), ("{K} = '", "'\n")))
+    before, after = d.of(
+        (
+            ('  "{K}": "', '",\n'),
+            ("{K}: ", "\n"),
+            ("<{K}>", "</{K}>\n"),
+            ("{K} = ", "\n"),
+            ("set {K} ", "\n"),
+            ("{K} = '", "'\n"),
+        )
+    )
     b.add(d.of(("{\n", "", "---\n", f"[{d.word()}]\n", "<root>\n")))
     while b.room():
         b.fact(False, (before, after))
@@ -177,7 +197,10 @@ _FDA_REGULATION = (
     ("Regulation section", "regulation section", "reg"), ("Classification", "classification", "class"),
     ("Product code", "product code", "code"), ("Panel", "panel", "class"),
 )  # fmt: skip
-_FDA_LATER = (("Predicate device name(s)", "predicate device name", "title"), ("Predicate 510(k) number(s)", "predicate 510k number", "code"))
+_FDA_LATER = (
+    ("Predicate device name(s)", "predicate device name", "title"),
+    ("Predicate 510(k) number(s)", "predicate 510k number", "code"),
+)
 
 
 def regulatory(b: Builder) -> None:

@@ -191,4 +191,16 @@ _VERBS = ("reviewed", "moved", "described", "followed", "checked", "kept", "left
           "discussed", "carried", "may replace", "will follow", "does not affect", "was compared with")  # fmt: skip
 _WHEN = ("later", "in the afternoon", "at the time", "as usual", "before the meeting", "in this section", "without delay",
          "for some reason", "as shown", "again", "in general", "during the period", "if needed", "per procedure")  # fmt: skip
-_OPENERS = ("Most", "All", "Some", "In general,", "However,", "Several", "The", "A", "Each", "Usually", "For example,")
+_OPENERS = (
+    "Most",
+    "All",
+    "Some",
+    "In general,",
+    "However,",
+    "Several",
+    "The",
+    "A",
+    "Each",
+    "Usually",
+    "For example,",
+)

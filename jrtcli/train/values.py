@@ -75,7 +75,7 @@ def words(d: Draw, low: int, high: int) -> str:
         found = d.of(d.prose).split()
         if len(found) > n + 1:
             start = d.below(len(found) - n)
-            return " ".join(found[start : start + n]).strip(" .,;:!?-\"'()|[]_*`")  or d.word()
+            return " ".join(found[start : start + n]).strip(" .,;:!?-\"'()|[]_*`") or d.word()
     return " ".join([any_word(d) for _ in range(n)])
 
 
@@ -161,7 +161,11 @@ def money(d: Draw) -> str:
     amount = f"{d.below(10 ** (2 + d.below(5))):,}" + (f".{d.digits(2)}" if d.random() < 0.6 else "")
     if r < 0.5:
         return "$" + amount
-    return d.of(("€", "£", "USD ", "EUR ", "CHF ")) + amount if r < 0.8 else f"{amount} {d.of(('euros', 'dollars', 'yen', 'pesos', 'EUR'))}"
+    return (
+        d.of(("€", "£", "USD ", "EUR ", "CHF ")) + amount
+        if r < 0.8
+        else f"{amount} {d.of(('euros', 'dollars', 'yen', 'pesos', 'EUR'))}"
+    )
 
 
 def quantity(d: Draw) -> str:
@@ -216,7 +220,11 @@ def phone(d: Draw) -> str:
     r = d.random()
     if r < 0.4:
         return f"({d.digits(3)}) {d.digits(3)}-{d.digits(4)}"
-    return f"+{1 + d.below(98)} {d.digits(2)} {d.digits(3)} {d.digits(4)}" if r < 0.7 else f"{d.digits(3)}-{d.digits(4)}"
+    return (
+        f"+{1 + d.below(98)} {d.digits(2)} {d.digits(3)} {d.digits(4)}"
+        if r < 0.7
+        else f"{d.digits(3)}-{d.digits(4)}"
+    )
 
 
 def email(d: Draw) -> str:

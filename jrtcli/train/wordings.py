@@ -15,7 +15,16 @@ LINES = (
     "{K}\t{V}", "{K}......{V}", "{K} | {V}", "[{K}] {V}", "{K} ({V})", "**{K}**: {V}", "{K}={V}", "{K}, {V}",
     "{K} is {V}", "{K}; {V}", "{K} _{V}_", "<{K}> {V}", "{K}:: {V}", "{K}? {V}", "({K}) {V}", "{K} -- {V}",
 )  # fmt: skip
-HELD_LINES = ("{K} >> {V}", "{K} -> {V}", "{K} / {V}", "{K} ~ {V}", "{K} * {V}", "{K} := {V}", "#{K} {V}", "{K} [{V}]")
+HELD_LINES = (
+    "{K} >> {V}",
+    "{K} -> {V}",
+    "{K} / {V}",
+    "{K} ~ {V}",
+    "{K} * {V}",
+    "{K} := {V}",
+    "#{K} {V}",
+    "{K} [{V}]",
+)
 
 SENTENCES = (
     "The {K} is {V}.", "The {K} was {V}.", "Its {K} is {V}.", "{V} is the {K}.", "The {K} of the record is {V}.",
@@ -88,7 +97,22 @@ CONNECTIVES = (
     "equals", "says", "were", "remains", "in", "by", ",", "given as", "listed as", "set to", "noted as", "with", "on",
 )  # fmt: skip
 HELD_CONNECTIVES = ("means", "became", "stays", "counts as", "seems", "~", "into", "upon")
-_ASKING = ("what", "which", "give", "find", "state", "tell", "show", "name", "how", "who", "where", "when", "list", "look up")
+_ASKING = (
+    "what",
+    "which",
+    "give",
+    "find",
+    "state",
+    "tell",
+    "show",
+    "name",
+    "how",
+    "who",
+    "where",
+    "when",
+    "list",
+    "look up",
+)
 _HELD_ASKING = ("extract", "fetch", "report", "say", "read out", "quote")
 
 

@@ -1,0 +1,296 @@
+"""Training batches: documents and questions in the text form of the prompt templates, with loss weights per token.
+
+`batch(config, tokenizer, step)` is a pure function of its arguments: a run that resumes at a step needs no state of
+the data. A row is one document with k listed questions, as the template `cq`, `qcq` or `cqcq` shows it at k = 1:
+
+    Question: q1\\nQuestion: q2\\n\\n C \\n\\nQuestion: q2\\nAnswer: v2\\nQuestion: q1\\nAnswer: v1\\n        (qcq)
+
+Symbols: B rows, T tokens (a multiple of 64), L tokens of a context.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Encoding, Tokenizer
+
+from jrtcli.train import corpora, rows
+from jrtcli.train.rows import Source
+from jrtcli.train.values import Draw
+
+PAD_ID = 0
+MULTIPLE = 64
+# Somewhat more than documents have, for training: a context is then cut at its length and few are shorter.
+CHARS_PER_TOKEN = {"generator": 2.65, "fda": 3.3, "squad": 2.85}
+_PLAIN_CHARS = {"heldout": 2.2}  # per token of whole documents of the generator; 2.4 in the other splits
+_SHORTEST = {"generator": 0, "fda": 96, "squad": 192}  # document tokens below which a source is not used
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What batches are made of. Paths that are empty leave their source out.
+
+    The caller sets `document_tokens` per step (`dataclasses.replace`): the curriculum is the recipe's business.
+    `lm_weight` must be 0 where the model's encoder sees the tokens that it would have to predict (JRT-RNN).
+    """
+
+    seed: int = 0
+    document_tokens: int = 128
+    tokens_per_step: int = 6144
+    generator: float = 0.7  # weights of the sources
+    fda: float = 0.2
+    squad: float = 0.1
+    fda_docs: str = ""
+    fda_labels: str = ""
+    squad_path: str = ""
+    prose: str = ""
+    qcq: float = 0.6  # weights of the templates
+    cq: float = 0.25
+    cqcq: float = 0.15
+    one: float = 0.4  # weights of listing 1, 2, or half to all of the questions
+    two: float = 0.2
+    many: float = 0.4
+    max_questions: int = 16
+    swap: float = 0.5  # share of regulatory values replaced
+    shorter: float = 0.2  # share of steps at a half or a quarter of `document_tokens`
+    first_weight: float = 3.0  # loss weight of an answer's first token; the others and the newline have 1
+    answer_tokens: int = 32  # of an answer carry loss
+    lm_weight: float = 0.15
+    lm_first: float = 0.1  # share of context tokens with `lm_weight`, first and second reading
+    lm_second: float = 0.3
+
+
+class Batch(NamedTuple):
+    """tokens (B, T) int64; weights (B, T) float32: of the loss of predicting tokens[b, t] from tokens[b, :t];
+    encoder_lengths (B,) int64: tokens up to the end of the last context; tags (B, T) int8: for tokens of values in a
+    context that follows listed questions, 1 if its fact is listed, 0 if not; -1 elsewhere."""
+
+    tokens: torch.Tensor
+    weights: torch.Tensor
+    encoder_lengths: torch.Tensor
+    tags: torch.Tensor
+
+
+class Example(NamedTuple):
+    """A question for evaluation."""
+
+    id: str
+    context: str
+    question: str
+    answers: tuple[str, ...]
+
+
+class _Plan(NamedTuple):
+    """A row before tokenising: the listed questions come first (qcq) or between the readings (cqcq)."""
+
+    source: Source
+    template: str
+    mode: float  # where k was drawn: below `one`, `two`, ...
+
+
+def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
+    """The batch of `step`, about `tokens_per_step` tokens with padding; rows padded at the right with `PAD_ID`.
+
+    tokenizer: a `tokenizers.Tokenizer`, as trained by `jrtcli.train.vocabulary`. Raises JrtError if a file is missing.
+    """
+    d = Draw(random.Random(f"{config.seed}/{step}").getrandbits(64), _prose(config))
+    length = config.document_tokens
+    if d.random() < config.shorter:
+        length = max(64, length // (2 if d.random() < 0.6 else 4))
+    twice = d.random() < config.cqcq / (config.cqcq + config.qcq + config.cq)
+    mode = d.random() * (config.one + config.two + config.many)
+    plans = []
+    for _ in range(max(4, 2 * config.tokens_per_step // ((2 if twice else 1) * length + 64))):
+        template = "cqcq" if twice else "qcq" if d.random() * (config.qcq + config.cq) < config.qcq else "cq"
+        plans.append(_Plan(source(config, d, length), template, mode))
+    contexts = tokenizer.encode_batch([plan.source.context for plan in plans])
+    made = [
+        _row(config, d, tokenizer, plan, context, length)
+        for plan, context in zip(plans, contexts, strict=True)
+    ]
+    kept = [row for row in made if row is not None]
+    if not kept:  # every document was cut before its first fact
+        return batch(config, tokenizer, -step - 1)
+    return _padded(_alike(kept, d, config.tokens_per_step))
+
+
+def source(config: DataConfig, d: Draw, length: int) -> Source:
+    """A document of about `length` tokens or somewhat more, from a source drawn by weight."""
+    names = ["generator"]
+    if config.fda_docs and length >= _SHORTEST["fda"]:
+        names.append("fda")
+    if config.squad_path and length >= _SHORTEST["squad"]:
+        names.append("squad")
+    r = d.random() * sum(getattr(config, name) for name in names)
+    name = names[-1]
+    for candidate in names:
+        r -= getattr(config, candidate)
+        if r < 0:
+            name = candidate
+            break
+    chars = int(length * CHARS_PER_TOKEN[name])
+    if name == "fda":
+        doc = d.of(corpora.labelled(config.fda_docs, config.fda_labels, False))
+        return rows.regulatory(d, doc, rows.by_key(config.fda_docs, config.fda_labels), chars, config.swap)
+    if name == "squad":
+        return rows.passages(d, corpora.paragraphs(config.squad_path, False), chars)
+    return rows.generated(d, chars)
+
+
+def _prose(config: DataConfig) -> tuple[str, ...]:
+    return _sentences(config.prose, config.fda_docs, config.fda_labels)
+
+
+@functools.cache
+def _sentences(prose: str, docs: str, labels: str) -> tuple[str, ...]:
+    """Real sentences: of books, and about as many of regulatory documents."""
+    real = corpora.sentences(prose) if prose else ()
+    return real + corpora.label_prose(docs, labels) if docs else real
+
+
+@functools.cache
+def _blank(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The tokens of a newline and of a lone space."""
+    newline, space = tokenizer.encode("\n").ids + tokenizer.encode(" ").ids
+    return newline, space
+
+
+class _Row(NamedTuple):
+    tokens: np.ndarray
+    weights: np.ndarray
+    encoder_length: int
+    tags: np.ndarray
+
+
+def _row(
+    config: DataConfig, d: Draw, tokenizer: Tokenizer, plan: _Plan, context: Encoding, length: int
+) -> _Row | None:
+    """The tokens of a plan, its context cut to `length` tokens; None if no answer is left in it."""
+    newline, space = _blank(tokenizer)
+    ids = context.ids[:length]
+    while ids and ids[-1] in (newline, space):  # a context is stripped at its ends
+        ids.pop()
+    offsets = np.array(context.offsets[: len(ids)] or [(0, 0)], dtype=np.int64)
+    spans = []
+    for fact in plan.source.asked:
+        if fact.end <= offsets[-1, 1]:
+            first = int(np.searchsorted(offsets[:, 1], fact.start, side="right"))
+            spans.append((fact, first, int(np.searchsorted(offsets[:, 0], fact.end, side="left"))))
+    if not spans:
+        return None
+    k = _how_many(config, d, plan, len(spans))
+    chosen = sorted(range(len(spans)), key=lambda _: d.random())[:k]
+    listed = "".join(f"Question: {spans[i][0].question}\n" for i in chosen) + "\n"
+    asked = sorted(chosen, key=lambda _: d.random())
+    texts = [
+        f"\n{'' if n else chr(10)}Question: {spans[i][0].question}\nAnswer:" for n, i in enumerate(asked)
+    ]
+    texts += [" " + spans[i][0].answer for i in asked]
+    texts.append(listed if plan.template == "qcq" else "\n\n" + listed)
+    pieces = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    questions, answers, head = pieces[:k], pieces[k : 2 * k], pieces[-1]
+
+    n = len(ids)
+    if plan.template == "cq":
+        tokens, starts, lead = list(ids), [0], -1
+    elif plan.template == "qcq":
+        tokens, starts, lead = head + ids, [len(head)], len(head)
+    else:
+        tokens, starts, lead = ids + head + ids, [0, n + len(head)], n + len(head)
+    encoder_length = len(tokens)
+    supervised: list[tuple[int, float]] = []
+    for question, answer in zip(questions, answers, strict=True):
+        tokens += question
+        at = len(tokens)
+        # The newline that ends an answer is the first token of the next piece, or the last of the row.
+        said = min(len(answer) + 1, config.answer_tokens)
+        supervised += [(at, config.first_weight)] + [(at + j, 1.0) for j in range(1, said)]
+        tokens += answer
+    tokens.append(newline)
+
+    weights = np.zeros(len(tokens), dtype=np.float32)
+    if config.lm_weight:
+        random_share = np.random.default_rng(d.below(2**32))
+        for reading, start in enumerate(starts):
+            share = config.lm_second if reading else config.lm_first
+            weights[start : start + n][random_share.random(n) < share] = config.lm_weight
+        weights[0] = 0.0  # nothing to predict it from
+    for at, weight in supervised:
+        weights[at] = weight
+    tags = np.full(len(tokens), -1, dtype=np.int8)
+    if lead >= 0:
+        for i, (_, first, last) in enumerate(spans):
+            tags[lead + first : lead + last] = i in chosen
+    return _Row(np.array(tokens, dtype=np.int64), weights, encoder_length, tags)
+
+
+def _how_many(config: DataConfig, d: Draw, plan: _Plan, n: int) -> int:
+    """How many questions a row asks. Without a list to read first, a few more: the document must be kept anyway."""
+    extra = 2 if plan.template == "cq" else 1
+    if plan.mode < config.one:
+        return min(n, extra)
+    if plan.mode < config.one + config.two:
+        return min(n, 2 * extra)
+    return min(config.max_questions, -(-n // 2) + d.below(n // 2 + 1), n)
+
+
+def _alike(made: list[_Row], d: Draw, budget: int) -> list[_Row]:
+    """Rows of similar length that fill about `budget` tokens together: about half of those made, so little is padding."""
+    made = sorted(made, key=lambda row: len(row.tokens))
+    first = d.below(max(1, len(made) // 2))
+    last = first + 1
+    while last < len(made) and (last + 1 - first) * _width(made[last]) <= budget * 1.05:
+        last += 1
+    while first > 0 and (last + 1 - first) * _width(made[last - 1]) <= budget * 1.05:
+        first -= 1
+    return made[first:last]
+
+
+def _width(row: _Row) -> int:
+    return -(-len(row.tokens) // MULTIPLE) * MULTIPLE
+
+
+def _padded(made: list[_Row]) -> Batch:
+    width = max(_width(row) for row in made)
+    tokens = np.full((len(made), width), PAD_ID, dtype=np.int64)
+    weights = np.zeros((len(made), width), dtype=np.float32)
+    tags = np.full((len(made), width), -1, dtype=np.int8)
+    for i, row in enumerate(made):
+        n = len(row.tokens)
+        tokens[i, :n], weights[i, :n], tags[i, :n] = row.tokens, row.weights, row.tags
+    lengths = torch.tensor([row.encoder_length for row in made], dtype=torch.int64)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(weights), lengths, torch.from_numpy(tags))
+
+
+def examples(config: DataConfig, split: str, n: int, length: int) -> list[Example]:
+    """`n` questions for evaluation, one per document where the split has that many documents.
+
+    split: one of the generator's splits, with documents of about `length` tokens; or "fda-dev" (the first 4,000
+    characters, or as far as the value lies; `length` is not used) or "squad-dev" (paragraphs up to `length` tokens).
+    The same arguments give the same questions. Raises KeyError for another split.
+    """
+    d = Draw(random.Random(f"examples/{config.seed}/{split}/{length}").getrandbits(64), _prose(config))
+    if split == "fda-dev":
+        docs = corpora.labelled(config.fda_docs, config.fda_labels, True)
+        every = [(doc.id, source) for doc in docs for source in rows.each_field(doc, 4000)]
+        every.sort(key=lambda _: d.random())
+        return [_example(name, source, 0) for name, source in every[:n]]
+    made = []
+    for i in range(n):
+        if split == "squad-dev":
+            found = corpora.paragraphs(config.squad_path, True)
+            made_source = rows.passages(d, found, int(length * CHARS_PER_TOKEN["squad"]))
+        else:
+            made_source = rows.generated(d, int(length * _PLAIN_CHARS.get(split, 2.4)), split)
+        made.append(_example(f"{split}-{length}-{i}", made_source, d.below(len(made_source.asked))))
+    return made
+
+
+def _example(name: str, source: Source, which: int) -> Example:
+    fact = source.asked[which]
+    return Example(name, source.context, fact.question, (fact.answer,))
