@@ -5,6 +5,7 @@ Symbols: B rows, T tokens, N sequences (rows, or members of a pack), D model dim
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ LayerState = dict[str, Tensor]
 class Span:
     """What a layer must know of the tokens it is given.
 
-    start (N,): tokens each sequence has read before these; tokens: T of the (B, T, D) input; cu_seqlens (N + 1,): bounds
-    of a pack (B = 1), None for rows of equal length; encoder_lengths (N,): how many of these tokens, from the first,
-    the encoder of JRT-RNN covers, None for none; pad_mask (B, T): 0 where a token is published left padding.
+    start (N,): tokens each sequence has read before these; tokens: T of the (B, T, D) input; cu_seqlens (N +
+    1,): bounds of a pack (B = 1), None for rows of equal length; encoder_lengths (N,): how many of these
+    tokens, from the first, the encoder of JRT-RNN covers, None for none; pad_mask (B, T): 0 where a token is
+    published left padding.
     """
 
     start: Tensor
@@ -48,15 +50,18 @@ class Span:
 class RecurrentLM(nn.Module):
     """A recurrent language model: reads tokens into a State and continues from it.
 
-    A subclass gives `config`, `layers` (blocks: `block(x, state, span) -> (x, state)`, `block.init_state(batch,
-    device)`), `embed`, `head`, `rename` tables inside `from_checkpoint` and `to_checkpoint`.
+    A subclass gives `config`, `layers` (blocks: `block(x, state, span) -> (x, state)`,
+    `block.init_state(batch, device)`), `embed`, `head`, `rename` tables inside `from_checkpoint` and
+    `to_checkpoint`.
     """
 
     architecture: ClassVar[str]
     Config: ClassVar[type]
     has_encoder: ClassVar[bool] = False
     keeps_padding: ClassVar[bool] = False
-    """Whether left padding stays in the sequence, as JRT-RNN was published; else it is taken out before reading."""
+    """Whether left padding stays in the sequence, as JRT-RNN was published; else it is taken out before
+    reading.
+    """
     resumable: ClassVar[bool] = True
     prefill_tokens: int = 512
     """Tokens of all rows together that pass through the layers at once: bounds the memory of `prefill`."""
@@ -89,12 +94,12 @@ class RecurrentLM(nn.Module):
     def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """config.json and weights in a published format that `from_checkpoint` reads."""
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, padding rows included."""
-        return self.head(torch.zeros(1, self.width, device=self.device)).shape[-1]
+        return int(self.head(torch.zeros(1, self.width, device=self.device)).shape[-1])
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Model dim D."""
         return self.embed(torch.zeros(1, 1, dtype=torch.int64, device=self.device)).shape[-1]
@@ -120,7 +125,9 @@ class RecurrentLM(nn.Module):
             self._check_left_padding(keep)
             lengths = keep.sum(1)
             bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-            packed = self._read(tokens[keep][None], self.init_state(batch).layers, self._span(lengths, bounds))[0]
+            packed = self._read(
+                tokens[keep][None], self.init_state(batch).layers, self._span(lengths, bounds)
+            )[0]
             out = packed.new_zeros(batch, length, packed.shape[-1])
             out[keep] = packed[0]
             return out
@@ -134,8 +141,9 @@ class RecurrentLM(nn.Module):
     ) -> Tensor:
         """tokens (B, T) int64 -> logits (B, T, V) fp32 at every position, read from nothing.
 
-        mask (B, T): 0 on left padding. encoder_length: tokens of JRT-RNN's encoder, for all rows or (B,) each; None:
-        the model's own rule. Raises ValueError for a mask that is not left padding, or an encoder where there is none.
+        mask (B, T): 0 on left padding. encoder_length: tokens of JRT-RNN's encoder, for all rows or (B,)
+        each; None: the model's own rule. Raises ValueError for a mask that is not left padding, or an encoder
+        where there is none.
         """
         return self.head(self.hidden(tokens, mask=mask, encoder_length=encoder_length))
 
@@ -153,11 +161,12 @@ class RecurrentLM(nn.Module):
     ) -> tuple[Tensor, State]:
         """Reads tokens (B, T) on from `state` -> logits of each row's last token (N, V) fp32, the new State.
 
-        At most one of: mask (B, T), 0 on left padding; lengths (B,), right-padded rows; cu_seqlens (N + 1,), packed rows
-        with B = 1. No more than a chunk of tokens is in the layers at once, JRT-RNN's encoder region excepted.
-        encoder_length as in `forward`; None: the model's own rule for rows that start here, no encoder for those that
-        go on. on_progress is called with the tokens read so far. Raises ValueError for an empty row, NotResumable for
-        an encoder that would have to go on from a state or past the tokens given.
+        At most one of: mask (B, T), 0 on left padding; lengths (B,), right-padded rows; cu_seqlens (N + 1,),
+        packed rows with B = 1. No more than a chunk of tokens is in the layers at once, JRT-RNN's encoder
+        region excepted. encoder_length as in `forward`; None: the model's own rule for rows that start here,
+        no encoder for those that go on. on_progress is called with the tokens read so far. Raises ValueError
+        for an empty row, NotResumable for an encoder that would have to go on from a state or past the tokens
+        given.
         """
         if sum(x is not None for x in (mask, lengths, cu_seqlens)) > 1:
             raise ValueError("give at most one of mask, lengths, cu_seqlens")
@@ -169,7 +178,9 @@ class RecurrentLM(nn.Module):
         state = self.init_state(rows) if state is None else state
         if len(state) != rows:
             raise ValueError(f"the state has {len(state)} rows, the tokens {rows}")
-        encoder = self._encoder_lengths(torch.tensor(counts, device=self.device), state.length, encoder_length)
+        encoder = self._encoder_lengths(
+            torch.tensor(counts, device=self.device), state.length, encoder_length
+        )
         first = [0] * rows if encoder is None else encoder.tolist()
         pad_mask = self._pad_mask(mask, tokens.shape[1], encoder)
 
@@ -180,16 +191,22 @@ class RecurrentLM(nn.Module):
         while any(at < count for at, count in zip(position, counts, strict=True)):
             active = [r for r in range(rows) if position[r] < counts[r]]
             take = [
-                first[r] if position[r] == 0 and first[r] else min(chunk, counts[r] - position[r]) for r in active
+                first[r] if position[r] == 0 and first[r] else min(chunk, counts[r] - position[r])
+                for r in active
             ]
-            pieces = [flat[offsets[r] + position[r] : offsets[r] + position[r] + n] for r, n in zip(active, take, strict=True)]
+            pieces = [
+                flat[offsets[r] + position[r] : offsets[r] + position[r] + n]
+                for r, n in zip(active, take, strict=True)
+            ]
             whole = len(active) == rows
             index = torch.tensor(active, device=self.device)
             before = length if whole else length[index]
             inner = layers if whole else [{name: x[index] for name, x in layer.items()} for layer in layers]
             covered = None
             if any(position[r] == 0 and first[r] for r in active):
-                covered = torch.tensor([first[r] if position[r] == 0 else 0 for r in active], device=self.device)
+                covered = torch.tensor(
+                    [first[r] if position[r] == 0 else 0 for r in active], device=self.device
+                )
             if len(set(take)) == 1:
                 span = Span(before, take[0], None, covered, pad_mask if covered is not None else None)
                 hidden, inner = self._read(torch.stack(pieces), inner, span)
@@ -216,7 +233,9 @@ class RecurrentLM(nn.Module):
 
     @torch.no_grad()
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (B,) for every row -> logits (B, V) fp32, the new State. The given state stays as it is."""
+        """One token (B,) for every row -> logits (B, V) fp32, the new State. The given state stays as it
+        is.
+        """
         hidden, layers = self._read(token.to(self.device)[:, None], state.layers, Span(state.length, 1))
         return self.head(hidden[:, 0]), State(layers, state.length + 1)
 
@@ -246,7 +265,7 @@ class RecurrentLM(nn.Module):
             marks: list[int] = cu_seqlens.tolist()
             if marks[0] != 0 or marks[-1] != width:
                 raise ValueError(f"cu_seqlens must go from 0 to {width}, got {marks[0]}..{marks[-1]}")
-            return marks[:-1], [b - a for a, b in zip(marks, marks[1:], strict=False)]
+            return marks[:-1], [b - a for a, b in itertools.pairwise(marks)]
         starts = [row * width for row in range(batch)]
         if mask is not None and not self.keeps_padding:
             self._check_left_padding(mask.bool())
@@ -265,7 +284,9 @@ class RecurrentLM(nn.Module):
     def _encoder_lengths(
         self, lengths: Tensor, start: Tensor, encoder_length: int | Tensor | None
     ) -> Tensor | None:
-        """(N,) tokens the encoder covers of rows of `lengths` tokens that follow `start` others; None for none."""
+        """(N,) tokens the encoder covers of rows of `lengths` tokens that follow `start` others; None for
+        none.
+        """
         if encoder_length is not None and (not isinstance(encoder_length, int) or encoder_length > 0):
             raise ValueError(f"{self.architecture} has no encoder: encoder_length must be left out")
         return None
@@ -283,18 +304,22 @@ def _put_rows(layers: Sequence[LayerState], rows: Sequence[LayerState], index: T
         for name, x in new.items():
             base = old[name]
             if base.dim() > 1 and base.shape[1] != x.shape[1]:
-                base = torch.cat([base.new_zeros(base.shape[0], x.shape[1] - base.shape[1], *base.shape[2:]), base], 1)
+                base = torch.cat(
+                    [base.new_zeros(base.shape[0], x.shape[1] - base.shape[1], *base.shape[2:]), base], 1
+                )
             layer[name] = base.index_copy(0, index, x)
         merged.append(layer)
     return merged
 
 
-def encoder_span(limit: int | None, lengths: Tensor, start: Tensor, asked: int | Tensor | None) -> Tensor | None:
+def encoder_span(
+    limit: int | None, lengths: Tensor, start: Tensor, asked: int | Tensor | None
+) -> Tensor | None:
     """JRT-RNN's rule: (N,) tokens its encoder covers, or None where it covers nothing.
 
-    limit: the trained encoder length, None for any. Without a wish, rows that start here (start == 0) have their
-    first min(limit, length) tokens in the encoder, rows that go on none. Raises NotResumable where `asked` tokens
-    are not all here.
+    limit: the trained encoder length, None for any. Without a wish, rows that start here (start == 0) have
+    their first min(limit, length) tokens in the encoder, rows that go on none. Raises NotResumable where
+    `asked` tokens are not all here.
     """
     if asked is None:
         covered = lengths if limit is None else lengths.clamp(max=limit)
@@ -307,14 +332,16 @@ def encoder_span(limit: int | None, lengths: Tensor, start: Tensor, asked: int |
             )
         if bool(((covered > lengths) & (start == 0)).any()):
             raise NotResumable(
-                f"the encoder of JRT-RNN reads its region in one piece: {int(covered.max())} tokens asked for, "
-                f"{int(lengths.min())} given"
+                "the encoder of JRT-RNN reads its region in one piece: "
+                f"{int(covered.max())} tokens asked for, {int(lengths.min())} given"
             )
         covered = torch.where(start == 0, covered, 0)
     return covered if bool((covered > 0).any()) else None
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str) -> None:
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+) -> None:
     """Puts renamed weights into a model built on the meta device, each cast to `dtype` on `device`.
 
     Raises CheckpointError that names the first missing, unexpected or wrongly shaped keys, with both shapes.

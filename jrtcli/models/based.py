@@ -1,7 +1,8 @@
-"""Based: gated short convolutions, Taylor linear attention and sliding windows in one stack (arXiv 2402.18668).
+"""Based: gated short convolutions, Taylor linear attention and sliding windows in one stack (arXiv
+2402.18668).
 
-Formats and semantics: HazyResearch/based. B batch, T tokens, D model dim, H heads of the linear attention, K its feature
-dimension, P = D / H its value dim, F folded features, W filter width.
+Formats and semantics: HazyResearch/based. B batch, T tokens, D model dim, H heads of the linear attention, K
+its feature dimension, P = D / H its value dim, F folded features, W filter width.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class LinearAttention(nn.Module):
         self.proj_v = nn.Linear(dim, dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
         self.decay_proj = nn.Linear(dim, self.heads, bias=False) if config.use_decay_proj else None
-        # Without decay_proj the published code ignores fixed_decay, and without fixed_decay it ignores decay_proj.
+        # Without decay_proj the published code ignores fixed_decay, and without fixed_decay it ignores
+        # decay_proj.
         self.decays = config.use_decay_proj and config.fixed_decay
         self.decay_const = config.decay_const
         self.qkv_conv = Filters(2 * keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
@@ -92,7 +94,9 @@ class LinearAttention(nn.Module):
         return state
 
     def _qkv(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, Tensor, Tensor, LayerState]:
-        """x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, P), and the convolution's new state, if there is one."""
+        """x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, P), and the convolution's new state, if there is
+        one.
+        """
         q, k, v = self.proj_q(x), self.proj_k(x), self.proj_v(x)
         new: LayerState = {}
         if self.qkv_conv is not None:

@@ -1,8 +1,9 @@
 """HybridLM: the family of HazyResearch's checkpoints (Based, JRT-RNN, Transformer++), which share one format.
 
-A GPT-2 style config.json whose lists say which layers carry which mixer, `transformer.layers.{i}.{norm1,mixer,norm2,mlp}`
-as keys, RMSNorm, SwiGLU, no positions but rotary ones in softmax attention. Dimensions come from the weights where there
-are any. B batch, T tokens, D model dim, V vocabulary rows, I inner dim of the MLP.
+A GPT-2 style config.json whose lists say which layers carry which mixer,
+`transformer.layers.{i}.{norm1,mixer,norm2,mlp}` as keys, RMSNorm, SwiGLU, no positions but rotary ones in
+softmax attention. Dimensions come from the weights where there are any. B batch, T tokens, D model dim, V
+vocabulary rows, I inner dim of the MLP.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ Kind = Literal["conv", "linear", "attention"]
 class HybridConfig:
     """What a HybridLM is built from, with the names of config.json.
 
-    kinds: the mixer of each layer. windows: earlier keys that a layer's softmax attention sees, None for all. heads:
-    of the softmax attention; linear_heads, feature_dim: of the linear attention. enc_length: tokens of JRT-RNN's
-    encoder, None for any number. The extras qkv_conv (width, 0 for none) and q_norm are ours; published
-    checkpoints have neither.
+    kinds: the mixer of each layer. windows: earlier keys that a layer's softmax attention sees, None for all.
+    heads: of the softmax attention; linear_heads, feature_dim: of the linear attention. enc_length: tokens of
+    JRT-RNN's encoder, None for any number. The extras qkv_conv (width, 0 for none) and q_norm are ours;
+    published checkpoints have neither.
     """
 
     n_embd: int
@@ -63,7 +64,9 @@ class HybridConfig:
     tied: bool = True
 
     @classmethod
-    def from_dict(cls, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None) -> HybridConfig:
+    def from_dict(
+        cls, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None = None
+    ) -> HybridConfig:
         """Reads config.json; `weights` (renamed by `inner_name`) settle what the file leaves open.
 
         Raises CheckpointError for a field that is missing or asks for something this family does not have.
@@ -73,7 +76,9 @@ class HybridConfig:
         if not config.get("rms_norm", True):
             raise CheckpointError("rms_norm false: LayerNorm is not supported in this family")
         if config.get("activation_function", "swiglu") != "swiglu":
-            raise CheckpointError(f"activation_function {config['activation_function']!r}: only swiglu is supported")
+            raise CheckpointError(
+                f"activation_function {config['activation_function']!r}: only swiglu is supported"
+            )
         if config.get("n_head_kv") not in (None, config.get("n_head")):
             raise CheckpointError("n_head_kv: grouped key-value heads are not supported in this family")
         conv = config.get("mixer") or {}
@@ -110,10 +115,16 @@ class HybridConfig:
         vocab = -(-int(_need(config, "vocab_size")) // multiple) * multiple
         inner = config.get("n_inner") or int(8 * dim / 3)
         fc1, in_proj = rows("mlp.fc1.weight"), rows("mixer.in_proj.weight")
-        filters = next((w.shape[-1] for key, w in weights.items() if key.endswith("mixer.qkv_conv.weight")), None)
+        filters = next(
+            (w.shape[-1] for key, w in weights.items() if key.endswith("mixer.qkv_conv.weight")), None
+        )
         head = weights.get("lm_head.weight")
         table = weights.get("embeddings.word_embeddings.weight")
-        tied = bool(config.get("tie_word_embeddings", True)) if head is None or table is None else _same(head, table)
+        tied = (
+            bool(config.get("tie_word_embeddings", True))
+            if head is None or table is None
+            else _same(head, table)
+        )
         return cls(
             n_embd=dim,
             vocab_rows=rows("word_embeddings.weight") or vocab,
@@ -127,7 +138,9 @@ class HybridConfig:
             conv_filter_bias=has("mixer.conv.bias"),
             linear_heads=int(linear.get("num_heads", 16)),
             feature_dim=feature_dim,
-            use_decay_proj=has("mixer.decay_proj.weight") if weights else bool(linear.get("use_decay_proj", False)),
+            use_decay_proj=has("mixer.decay_proj.weight")
+            if weights
+            else bool(linear.get("use_decay_proj", False)),
             fixed_decay=bool(config.get("fixed_decay", False)),
             decay_const=float(config.get("decay_const", -3)),
             qkv_conv=filters or int(linear.get("qkv_conv", 0)),
@@ -140,7 +153,9 @@ class HybridConfig:
             out_proj_bias=any("Wqkv" in k for k in weights) and _attention_out_bias(weights),
             mlp_fc1_bias=has("mlp.fc1.bias") if weights else bool(config.get("mlp_fc1_bias", False)),
             mlp_fc2_bias=has("mlp.fc2.bias") if weights else bool(config.get("mlp_fc2_bias", False)),
-            attention_scale=1.0 if config.get("scale_attn_weights", True) else (dim // int(config["n_head"])) ** 0.5,
+            attention_scale=1.0
+            if config.get("scale_attn_weights", True)
+            else (dim // int(config["n_head"])) ** 0.5,
             scale_by_layer=bool(config.get("scale_attn_by_inverse_layer_idx", False)),
             tied=tied,
         )
@@ -164,8 +179,8 @@ def _attention_out_bias(weights: Mapping[str, Tensor]) -> bool:
 def inner_name(key: str) -> str | None:
     """Our name of a published key; None for entries that are no weights.
 
-    Drops the prefixes `model.` and `transformer.`, training metrics and rotary tables; `conv1` is an old spelling of
-    `conv`, whose filter is kept in a module of its own.
+    Drops the prefixes `model.` and `transformer.`, training metrics and rotary tables; `conv1` is an old
+    spelling of `conv`, whose filter is kept in a module of its own.
     """
     if "metrics" in key or key.endswith("rotary_emb.inv_freq"):
         return None

@@ -1,9 +1,10 @@
 """JRT-RNN: Based with prefix linear attention (the paper's section 4).
 
-The linear attention layers carry a second pair of projections for the encoder region, the first tokens of the prompt;
-every position, those inside the region included, sees the whole region through them. Once the region is read the model
-is a Based hybrid with the same state. Formats and semantics: HazyResearch/prefix-linear-attention.
-B batch, T tokens, E encoder tokens, D model dim, H heads, K feature dimension, P value dim.
+The linear attention layers carry a second pair of projections for the encoder region, the first tokens of the
+prompt; every position, those inside the region included, sees the whole region through them. Once the region
+is read the model is a Based hybrid with the same state. Formats and semantics:
+HazyResearch/prefix-linear-attention. B batch, T tokens, E encoder tokens, D model dim, H heads, K feature
+dimension, P value dim.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class PrefixLinearAttention(LinearAttention):
 class JRTRNN(Based):
     """JRT-RNN. `config.enc_length` is the trained encoder length, None for a model trained with any.
 
-    Left padding with `mask` stays in the sequence, as published, and only while it is no longer than the encoder.
+    Left padding with `mask` stays in the sequence, as published, and only while it is no longer than the
+    encoder.
     """
 
     architecture = "jrt_rnn"

@@ -1,4 +1,5 @@
-"""Layers that two or more architectures share: norm, gated MLP, rotary positions, softmax attention, the block.
+"""Layers that two or more architectures share: norm, gated MLP, rotary positions, softmax attention, the
+block.
 
 B batch, T tokens, H heads, P head dim, D model dim, I inner dim of the MLP.
 """
@@ -45,7 +46,8 @@ class SwiGLU(nn.Module):
 def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
     """Rotary positions on the first dims of x (B, T, H, P), positions (B, T), halves not interleaved.
 
-    Frequencies base^(-2i / dims) for i < ceil(dims / 2): an odd `dims` turns dims + 1 dimensions, as flash-attn does.
+    Frequencies base^(-2i / dims) for i < ceil(dims / 2): an odd `dims` turns dims + 1 dimensions, as
+    flash-attn does.
     """
     if dims == 0:
         return x

@@ -1,6 +1,7 @@
 """Transformer++: the paper's attention baseline (rotary, SwiGLU, RMSNorm; HazyResearch's attn-* checkpoints).
 
-Its state is the key-value cache of every layer, which grows with each token: what the recurrent models do without.
+Its state is the key-value cache of every layer, which grows with each token: what the recurrent models do
+without.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Prefix linear attention (JRT-RNN) as a recurrence: the specification.
 
-The paper's equations (2) to (4): with phi the Taylor features, the state before the first token is the sum over the
-encoder region, S_0 = sum_{j < E} phi(ke_j) ve_j^T and z_0 = sum_{j < E} phi(ke_j), and from there on everything is the
-causal recurrence of Taylor linear attention. So every position, those of the encoder region included, sees all E
-encoder keys. B batch, T tokens, E encoder tokens, H heads, K key dim, V value dim, F folded features.
+The paper's equations (2) to (4): with phi the Taylor features, the state before the first token is the sum
+over the encoder region, S_0 = sum_{j < E} phi(ke_j) ve_j^T and z_0 = sum_{j < E} phi(ke_j), and from there on
+everything is the causal recurrence of Taylor linear attention. So every position, those of the encoder region
+included, sees all E encoder keys. B batch, T tokens, E encoder tokens, H heads, K key dim, V value dim, F
+folded features.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ def prefix_linear_attention(
     initial_state: tuple[Tensor, Tensor] | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """q, k (B, T, H, K), v (B, T, H, V), k_enc (B, E, H, K), v_enc (B, E, H, V) -> o (B, T, H, V), (S, z) as Taylor's.
+    """q, k (B, T, H, K), v (B, T, H, V), k_enc (B, E, H, K), v_enc (B, E, H, V) -> o (B, T, H, V), (S, z) as
+    Taylor's.
 
-    encoder_lengths (B,) <= E: how many encoder tokens of each row count; None: all. Packed: B = 1, k_enc and v_enc are
-    packed like k and v (E = T), encoder_lengths (N,) counts from the start of each sequence.
+    encoder_lengths (B,) <= E: how many encoder tokens of each row count; None: all. Packed: B = 1, k_enc and
+    v_enc are packed like k and v (E = T), encoder_lengths (N,) counts from the start of each sequence.
     """
 
     def dense(
@@ -52,7 +54,9 @@ def prefix_linear_attention(
         return taylor_linear_attention(q, k, v, initial_state=(kv, ksum))
 
     rows = (q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,)
-    lengths = torch.full(rows, k_enc.shape[1], device=q.device) if encoder_lengths is None else encoder_lengths
+    lengths = (
+        torch.full(rows, k_enc.shape[1], device=q.device) if encoder_lengths is None else encoder_lengths
+    )
     if cu_seqlens is None:
         return dense(q, k, v, k_enc, v_enc, lengths, initial_state)
     remaining = iter(lengths)

@@ -1,4 +1,6 @@
-"""Prefix linear attention in matrix products: the encoder's sum is the initial state of the causal operator."""
+"""Prefix linear attention in matrix products: the encoder's sum is the initial state of the causal
+operator.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def prefix_linear_attention(
     return by_sequence(one, [q, k, v, k_enc, v_enc], cu_seqlens, initial_state)
 
 
-def _encoder_state(k_enc: Tensor, v_enc: Tensor, lengths: Tensor | None, initial_state: State | None) -> State:
+def _encoder_state(
+    k_enc: Tensor, v_enc: Tensor, lengths: Tensor | None, initial_state: State | None
+) -> State:
     """k_enc (B, E, H, K), v_enc (B, E, H, V), lengths (B,) -> S (B, H, F, V), z (B, H, F)."""
     dtype = compute_dtype(k_enc, v_enc)
     with torch.autocast(k_enc.device.type, enabled=False):

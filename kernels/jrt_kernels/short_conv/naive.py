@@ -1,7 +1,7 @@
 """Causal depthwise convolution: the specification.
 
-B batch, T tokens, D channels, W filter width. y_t = act(bias + sum_w weight[:, w] x_{t - (W - 1) + w}), where inputs
-before the first come from the state (zeros at the start).
+B batch, T tokens, D channels, W filter width. y_t = act(bias + sum_w weight[:, w] x_{t - (W - 1) + w}), where
+inputs before the first come from the state (zeros at the start).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ def short_conv(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x (B, T, D), weight (D, W), bias (D,) -> y (B, T, D) in x's dtype, state (B, D, W - 1): the last inputs, oldest first.
+    """x (B, T, D), weight (D, W), bias (D,) -> y (B, T, D) in x's dtype, state (B, D, W - 1): the last
+    inputs, oldest first.
 
-    activation: None or "silu". Packed: B = 1, cu_seqlens (N + 1,), states (N, D, W - 1). Raises ValueError for another
-    activation.
+    activation: None or "silu". Packed: B = 1, cu_seqlens (N + 1,), states (N, D, W - 1). Raises ValueError
+    for another activation.
     """
     if activation not in (None, "silu"):
         raise ValueError(f"activation must be None or 'silu', not {activation!r}")
@@ -33,7 +34,11 @@ def short_conv(
         dtype = compute_dtype(x)
         batch, tokens, channels = x.shape
         width = weight.shape[1]
-        state = x.new_zeros(batch, channels, width - 1, dtype=dtype) if initial_state is None else initial_state.to(dtype)
+        state = (
+            x.new_zeros(batch, channels, width - 1, dtype=dtype)
+            if initial_state is None
+            else initial_state.to(dtype)
+        )
         outputs = []
         for t in range(tokens):
             window = torch.cat([state, x[:, t, :, None].to(dtype)], dim=-1)

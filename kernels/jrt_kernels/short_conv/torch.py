@@ -29,13 +29,17 @@ def short_conv(
     offset = None if bias is None else bias.to(dtype)
 
     def dense(x: Tensor, *, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
-        batch, tokens, channels = x.shape
+        _batch, tokens, _channels = x.shape
         width = taps.shape[0]
         if initial_state is None:
             padded = F.pad(x.to(dtype), (0, 0, width - 1, 0))
         else:
             padded = torch.cat([initial_state.to(dtype).transpose(1, 2), x.to(dtype)], dim=1)
-        y = padded[:, :tokens] * taps[0] if offset is None else torch.addcmul(offset, padded[:, :tokens], taps[0])
+        y = (
+            padded[:, :tokens] * taps[0]
+            if offset is None
+            else torch.addcmul(offset, padded[:, :tokens], taps[0])
+        )
         for w in range(1, width):
             y = torch.addcmul(y, padded[:, w : w + tokens], taps[w])
         if activation == "silu":

@@ -1,7 +1,7 @@
 """Causal softmax attention to the last few tokens, token by token: the specification.
 
-B batch, T tokens, H heads, P head dim, S keys kept. Query i sees the keys i - window .. i, scaled by P^(-1/2). Positions
-are the caller's business: rotary embedding is applied before.
+B batch, T tokens, H heads, P head dim, S keys kept. Query i sees the keys i - window .. i, scaled by
+P^(-1/2). Positions are the caller's business: rotary embedding is applied before.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def sliding_window(
 ) -> tuple[Tensor, State]:
     """q, k, v (B, T, H, P) -> o (B, T, H, P) in v's dtype, (k (B, S, H, P), v (B, S, H, P), length (B,)).
 
-    window: how many earlier keys a query sees beside its own; None: all. The state holds the last keys and values,
-    right-aligned and zero-filled at the front; length counts the real ones. S = window, or with None the longest
-    row. Packed: B = 1, cu_seqlens (N + 1,), states (N, ...).
+    window: how many earlier keys a query sees beside its own; None: all. The state holds the last keys and
+    values, right-aligned and zero-filled at the front; length counts the real ones. S = window, or with None
+    the longest row. Packed: B = 1, cu_seqlens (N + 1,), states (N, ...).
     """
 
     def dense(q: Tensor, k: Tensor, v: Tensor, *, initial_state: State | None) -> tuple[Tensor, State]:
@@ -43,7 +43,10 @@ def sliding_window(
             seen = place >= kept - length[:, None]
             if window is not None:
                 seen = seen & (place >= kept + t - window)
-            scores = torch.einsum("bhp,bshp->bhs", q[:, t].to(dtype), keys[:, : kept + t + 1]) * q.shape[-1] ** -0.5
+            scores = (
+                torch.einsum("bhp,bshp->bhs", q[:, t].to(dtype), keys[:, : kept + t + 1])
+                * q.shape[-1] ** -0.5
+            )
             weights = torch.softmax(scores.masked_fill(~seen[:, None], -torch.inf), dim=-1)
             outputs.append(torch.einsum("bhs,bshp->bhp", weights, values[:, : kept + t + 1]))
         o = torch.stack(outputs, dim=1) if outputs else v

@@ -1,4 +1,6 @@
-"""Causal softmax attention to the last few tokens, in blocks of queries; full attention through torch's own."""
+"""Causal softmax attention to the last few tokens, in blocks of queries; full attention through torch's
+own.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def sliding_window(
 
 
 def _all(q: Tensor, k: Tensor, v: Tensor, length: Tensor, kept: int) -> Tensor:
-    """q (B, T, H, P) against all of k, v (B, kept + T, H, P), causally; of the kept, the last `length` are real."""
+    """q (B, T, H, P) against all of k, v (B, kept + T, H, P), causally; of the kept, the last `length` are
+    real.
+    """
     tokens = q.shape[1]
     place = torch.arange(kept + tokens, device=q.device)
     seen = (place <= torch.arange(tokens, device=q.device)[:, None] + kept) & (
@@ -57,7 +61,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, length: Tensor, window: int) -> Ten
 
     Blocks of as many queries as the window is wide see their own block and the one before.
     """
-    batch, tokens, heads, dim = q.shape
+    batch, tokens, _heads, dim = q.shape
     size = max(window, 16)
     count = -(-tokens // size)
     tail = count * size - tokens

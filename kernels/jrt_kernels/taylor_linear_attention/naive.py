@@ -1,7 +1,7 @@
 """Taylor linear attention as a recurrence: the specification.
 
-B batch, T tokens, H heads, K key dim (the feature dimension of the checkpoints), V value dim, F folded features.
-S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t),  o_t = S_t^T phi(q_t) / (z_t . phi(q_t)).
+B batch, T tokens, H heads, K key dim (the feature dimension of the checkpoints), V value dim, F folded
+features. S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t),  o_t = S_t^T phi(q_t) / (z_t . phi(q_t)).
 The decay variant of Based multiplies S (not z) by g_h = decay[h] at each step.
 """
 
@@ -23,10 +23,11 @@ def taylor_linear_attention(
     initial_state: tuple[Tensor, Tensor] | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """q, k (B, T, H, K), v (B, T, H, V), decay (H,) -> o (B, T, H, V) in v's dtype, (S (B, H, F, V), z (B, H, F)).
+    """q, k (B, T, H, K), v (B, T, H, V), decay (H,) -> o (B, T, H, V) in v's dtype, (S (B, H, F, V), z (B, H,
+    F)).
 
-    Packed: B = 1, cu_seqlens (N + 1,), states (N, ...). The weight 1 + s + s^2/2 is at least 1/2, so the published
-    eps of 1e-12 in the denominator is immaterial and left out.
+    Packed: B = 1, cu_seqlens (N + 1,), states (N, ...). The weight 1 + s + s^2/2 is at least 1/2, so the
+    published eps of 1e-12 in the denominator is immaterial and left out.
     """
 
     def dense(

@@ -1,7 +1,7 @@
 """Taylor linear attention in chunks of matrix products.
 
-Within a chunk the weights come from the polynomial 1 + s + s^2/2 of the scores (no features needed); what came before
-the chunk, from the folded features and the running state.
+Within a chunk the weights come from the polynomial 1 + s + s^2/2 of the scores (no features needed); what
+came before the chunk, from the folded features and the running state.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def taylor_linear_attention(
     return dense(q, k, v, initial_state=initial_state)
 
 
-def _one(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, ksum: Tensor) -> tuple[Tensor, State]:
+def _one(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, ksum: Tensor
+) -> tuple[Tensor, State]:
     """One token: T = 1."""
     phi_q, phi_k = taylor_features(torch.stack([q[:, 0], k[:, 0]]))
     if decay is not None:
@@ -63,8 +65,10 @@ def _one(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, ksum
     return (numerator / (phi_q * ksum).sum(-1, keepdim=True))[:, None], (kv, ksum)
 
 
-def _chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, ksum: Tensor) -> tuple[Tensor, State]:
-    batch, tokens, heads, value_dim = v.shape
+def _chunks(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, ksum: Tensor
+) -> tuple[Tensor, State]:
+    _batch, tokens, _heads, _value_dim = v.shape
     size = min(CHUNK_TOKENS, tokens)
     count = -(-tokens // size)
     tail = count * size - tokens
@@ -78,7 +82,9 @@ def _chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, k
         live = (torch.arange(count * size, device=q.device) < tokens).view(count, size, 1)
         phi_k = phi_k * live
 
-    sums = torch.cat([ksum[:, :, None], phi_k.sum(-2)], dim=2).cumsum(2)  # state before each chunk, and at the end
+    sums = torch.cat([ksum[:, :, None], phi_k.sum(-2)], dim=2).cumsum(
+        2
+    )  # state before each chunk, and at the end
     scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     weights = (1 + scores + 0.5 * scores * scores).tril()
     denominator = weights.sum(-1, keepdim=True) + torch.matmul(phi_q, sums[:, :, :-1, :, None])
@@ -96,7 +102,9 @@ def _chunks(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, kv: Tensor, k
 def _decayed(
     phi_q: Tensor, phi_k: Tensor, weights: Tensor, v: Tensor, decay: Tensor, kv: Tensor, last: int
 ) -> tuple[Tensor, Tensor]:
-    """Numerator and final state where S is multiplied by decay (H,) at each token; `last`: tokens in the last chunk."""
+    """Numerator and final state where S is multiplied by decay (H,) at each token; `last`: tokens in the
+    last chunk.
+    """
     count, size = v.shape[2:4]
     steps = torch.arange(size, device=v.device)
     distance = (steps[:, None] - steps[None, :]).clamp(min=0)
