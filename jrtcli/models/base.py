@@ -112,7 +112,7 @@ class RecurrentLM(nn.Module):
     def init_state(self, batch: int) -> State:
         """The state of `batch` rows that have read nothing."""
         device = self.device
-        layers = [layer.init_state(batch, device) for layer in self.layers]
+        layers = [layer.init_state(batch, device) for layer in self.layers]  # type: ignore[operator]
         return State(layers, torch.zeros(batch, dtype=torch.int64, device=device))
 
     def hidden(
