@@ -38,5 +38,5 @@ def test_the_peak_does_not_grow_with_the_length(name: str) -> None:
     assert done.returncode == 0, done.stderr
     short, long = (1024 * int(kib) for kib in done.stdout.split())
     assert long <= 1.2 * short
-    # The interpreter and torch are most of either peak: the growth itself is held to a part of one activation.
+    # The interpreter and torch are most of either peak: the growth itself is a part of one activation.
     assert long - short < 0.5 * HELD_BYTES_PER_TOKEN * LONG
