@@ -105,7 +105,9 @@ def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
     twice = d.random() < config.cqcq / (config.cqcq + config.qcq + config.cq)
     mode = d.random() * (config.one + config.two + config.many)
     plans = []
-    for _ in range(max(4, 2 * config.tokens_per_step // ((2 if twice else 1) * length + 64))):
+    tail = 32 if mode < config.one else 64 if mode < config.one + config.two else min(320, length)
+    fitting = config.tokens_per_step / ((2 if twice else 1) * length + tail)
+    for _ in range(1 + int(1.4 * fitting)):  # more than fit, to choose rows of similar length among them
         template = "cqcq" if twice else "qcq" if d.random() * (config.qcq + config.cq) < config.qcq else "cq"
         plans.append(_Plan(source(config, d, length), template, mode))
     contexts = tokenizer.encode_batch([plan.source.context for plan in plans])
@@ -240,9 +242,9 @@ def _how_many(config: DataConfig, d: Draw, plan: _Plan, n: int) -> int:
 
 
 def _alike(made: list[_Row], d: Draw, budget: int) -> list[_Row]:
-    """Rows of similar length that fill about `budget` tokens together: about half of those made, so little is padding."""
+    """Rows of similar length that fill about `budget` tokens together: most of those made."""
     made = sorted(made, key=lambda row: len(row.tokens))
-    first = d.below(max(1, len(made) // 2))
+    first = d.below(1 + len(made) // 3)
     last = first + 1
     while last < len(made) and (last + 1 - first) * _width(made[last]) <= budget * 1.05:
         last += 1

@@ -106,13 +106,12 @@ class Builder:
     def relation(self, subject: str) -> bool:
         """State a relation of `subject`; False if every draw was taken."""
         d = self.draw
-        text, question, kind = d.of(wordings.HELD_RELATIONS if self.held.wordings else wordings.RELATIONS)
-        key = text.replace("{S}", subject).replace(" {V}", "").rstrip(".").lower()
-        asked = question.replace("{S}", subject)
+        (before, after), question, kind = d.of(wordings.wordings(self.held.wordings).relations)
+        before, after = before.replace("{S}", subject), after.replace("{S}", subject)
+        key, asked = f"{before.strip()} {after}".rstrip(" .").lower(), question.replace("{S}", subject)
         if key in self.taken or asked in self.taken:
             return False
         self.taken.update((key, asked))
-        before, after = text.replace("{S}", subject).split("{V}")
         self.place(before, values.value(d, kind), after + " ", key, asked)
         return True
 

@@ -65,7 +65,7 @@ def coined(d: Draw) -> str:
 
 
 def any_word(d: Draw) -> str:
-    return coined(d) if d.random() < 0.35 else d.word()
+    return coined(d) if d.random() < 0.28 else d.word()
 
 
 def words(d: Draw, low: int, high: int) -> str:
@@ -281,6 +281,6 @@ _ANY = tuple(MAKERS.values()) + (coined, any_word, phrase, phrase, long_phrase)
 
 
 def value(d: Draw, kind: str) -> str:
-    """A value that suits `kind`, or one time in four of any kind at all."""
-    text = d.of(_ANY)(d) if d.random() < 0.25 else MAKERS[kind](d)
+    """A value that suits `kind`, or one time in five of any kind at all."""
+    text = d.of(_ANY)(d) if d.random() < 0.2 else MAKERS[kind](d)
     return text.strip() or "none"

@@ -52,13 +52,14 @@ class FieldNames:
     words: tuple[str, ...]
 
 
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """A word file."""
     return resources.files("jrtcli.train").joinpath("words", name).read_text(encoding="utf-8")
 
 
 def _sections(name: str) -> dict[str, str]:
     """`label: rest of the line` for every line of a word file."""
-    rows = (line.split(":", 1) for line in _read(name).splitlines() if line.strip())
+    rows = (line.split(":", 1) for line in read(name).splitlines() if line.strip())
     return {label.strip(): rest.strip() for label, rest in rows}
 
 
@@ -67,7 +68,7 @@ def lexicon() -> Lexicon:
     """The lists for values and prose."""
     names = _sections("names.txt")
     return Lexicon(
-        words=tuple(_read("common.txt").split() + _read("technical.txt").split()),
+        words=tuple(read("common.txt").split() + read("technical.txt").split()),
         first=tuple(names["first"].split()),
         last=tuple(names["last"].split()),
         place=tuple(names["place"].split()),
@@ -99,6 +100,6 @@ def field_names(held_out: bool) -> FieldNames:
     heads = [
         (name, kind) for kind, names in _sections("heads.txt").items() for name in names.split() if ours(name)
     ]
-    modifiers = [word for word in _read("modifiers.txt").split() if ours(word)]
+    modifiers = [word for word in read("modifiers.txt").split() if ours(word)]
     words = [word for word in lexicon().words if ours(word)]
     return FieldNames(tuple(listed), tuple(heads), tuple(modifiers), tuple(words))
