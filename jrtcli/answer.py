@@ -91,7 +91,7 @@ class Asking(Iterator[Token]):
         self._stops = StopStrings(fields["prompt"].stop)
         self._restorer = restorer
         self._started = started
-        self._text = ""
+        self._text, self._begun = "", False
         self._ids: list[int] = []
         self._probabilities: list[float] = []
         self._first_token_s = self._last_step_s = 0.0
@@ -123,8 +123,9 @@ class Asking(Iterator[Token]):
 
     def _show(self, text: str, *, last: bool) -> str:
         """The text as the reader sees it: no space in front, the document's own capitals."""
-        if not self._text:
+        if not self._begun:
             text = text.lstrip()
+            self._begun = bool(text)
         if self._restorer is not None:
             text = self._restorer.push(text) + (self._restorer.flush() if last else "")
         self._text += text

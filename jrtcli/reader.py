@@ -26,7 +26,7 @@ class Reader:
     """Reads documents and answers questions with one model and one template.
 
     template: name or file; None: the one that suits the model. reads: how often the document is read; None:
-    the template's own number. fill: a name of jrtcli.fill.WAYS, for a JRT-RNN with an encoder of fixed length.
+    the template's own number. fill: a name of jrtcli.fill.WAYS, for JRT-RNN with an encoder of fixed length.
     Raises TemplateError, UsageError.
     """
 

@@ -1,0 +1,217 @@
+"""`jrt ask`: documents and questions in, answers on stdout, their recall reports on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jrtcli import known
+from jrtcli.commands import options
+from jrtcli.commands.ask_report import comparison, report_rows
+from jrtcli.console import Console
+from jrtcli.errors import EXIT_INTERRUPTED, DocumentError, UsageError
+from jrtcli.fill import WAYS
+from jrtcli.source import Document, join, read_document
+
+if TYPE_CHECKING:
+    from jrtcli.checkpoint import Loaded
+    from jrtcli.reader import Reader
+    from jrtcli.report import Report
+
+Golds = Annotated[
+    list[str] | None,
+    typer.Option("--answer", "-a", metavar="GOLD", help="The right answer, to score recall."),
+]
+Fill = Annotated[
+    str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Read once and N times, side by side.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
+
+
+def ask(
+    doc: options.Documents = None,
+    question: options.Questions = None,
+    answer: Golds = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    template: options.Template = None,
+    reads: options.Reads = None,
+    fill: Fill = "twice",
+    compare: Compare = False,
+    max_new_tokens: MaxNewTokens = 48,
+    temperature: Temperature = 0.0,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    tokenizer: options.Tokenizer = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    backend: options.Backend = "auto",
+) -> int:
+    """Answer questions about documents with a recurrent model, and report how well it recalled.
+
+    The answer is all that stdout holds; the report goes to stderr.
+    """
+    questions, golds = _questions(question or [], answer or [])
+    if fill not in WAYS:
+        raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
+    document = _document(doc or [])
+    chosen = _template(template)
+    console = Console(quiet=quiet)
+    loaded = load(
+        console, model, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
+    )
+
+    from jrtcli.reader import Reader
+
+    settings: dict[str, Any] = {"fill": fill, "temperature": temperature, "seed": seed}
+    reader = Reader(loaded, template=chosen, reads=reads, **settings)
+    once: Reader | None = None
+    if compare:
+        if reader.template.least_reads > 1:
+            raise UsageError(
+                f"--compare reads once first, but template {reader.template.name} always reads"
+                f" {reader.template.least_reads} times: take --template cqcq"
+            )
+        once = Reader(loaded, template=reader.template, reads=1, **settings)
+        reader.reads = max(2, reads or reader.template.default_reads)
+    for text in questions:
+        reader.prompt(document.text, text)
+    session = Session(console, document, reader, once, max_new_tokens, json=json)
+    return session.run(questions, golds)
+
+
+class Session:
+    """The questions of one run, answered in turn by one loaded model."""
+
+    def __init__(
+        self,
+        console: Console,
+        document: Document,
+        reader: Reader,
+        once: Reader | None,
+        max_new_tokens: int,
+        *,
+        json: bool,
+    ) -> None:
+        self.console, self.document, self.reader, self.once = console, document, reader, once
+        self.max_new_tokens, self.json = max_new_tokens, json
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, questions: Sequence[str], golds: Sequence[Sequence[str]]) -> int:
+        """Answer all; Ctrl-C keeps what was said so far."""
+        interrupted = False
+        for number, (question, gold) in enumerate(zip(questions, golds, strict=True), start=1):
+            if len(questions) > 1 and not self.json:
+                self.console.note(f"{chr(10) if number > 1 else ''}{question}", style="bold")
+            interrupted = self._one(str(number), question, gold)
+            if interrupted:
+                break
+        if self.json:
+            self.console.json(self.rows[0] if len(questions) == 1 and self.rows else self.rows)
+        if interrupted:
+            self.console.note("interrupted", style="yellow")
+        return EXIT_INTERRUPTED if interrupted else 0
+
+    def _one(self, id: str, question: str, golds: Sequence[str]) -> bool:
+        """Answer one question. Returns whether it was interrupted."""
+        from jrtcli.report import row
+
+        first: Report | None = None
+        if self.once is not None:
+            first = self._answer(self.once, question, golds, show=False)
+            if first.answer.finish_reason == "interrupted":
+                self.rows.append(row(first, id=id))
+                return True
+        report = self._answer(self.reader, question, golds, show=not self.json)
+        made = row(report, id=id)
+        if first is not None:
+            made["once"] = row(first, id=id)
+        self.rows.append(made)
+        if not self.json:
+            if first is not None:
+                comparison(self.console, first, report)
+            self.console.report(report_rows(report))
+            for warning in report.warnings:
+                self.console.warn(warning)
+        return report.answer.finish_reason == "interrupted"
+
+    def _answer(self, reader: Reader, question: str, golds: Sequence[str], *, show: bool) -> Report:
+        from jrtcli.report import judge
+
+        stream = self.console.answer() if show else None
+        asking = None
+        try:
+            with self.console.progress("reading", unit="tokens") as bar:
+                asking = reader.ask(
+                    self.document.text, question, max_new_tokens=self.max_new_tokens, on_progress=bar.update
+                )
+                token = next(asking, None)
+            while token is not None:
+                if stream is not None:
+                    stream.push(token.text)
+                token = next(asking, None)
+        except KeyboardInterrupt:
+            if asking is None:
+                raise
+        answer = asking.answer
+        if stream is not None:
+            stream.end()
+        return judge(answer, self.document, reader.loaded, golds)
+
+
+def load(console: Console, model: str, **choices: Any) -> Loaded:
+    """Load a checkpoint and its tokenizer, with a spinner unless the hub shows a progress bar of its own."""
+    entry = known.find(model)
+    local = Path(model).expanduser().is_dir() or (entry is not None and entry.bundled)
+    if not local:
+        console.note(f"loading {model}")
+    with console.status(f"loading {model}" if local else ""):
+        # torch is imported here, so that what is wrong before costs no seconds.
+        from jrtcli.checkpoint import load as load_checkpoint
+
+        loaded = load_checkpoint(model, **choices)
+        _ = loaded.tokenizer
+    return loaded
+
+
+def _questions(questions: Sequence[str], answers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The questions, and the gold answers of each."""
+    if not questions:
+        raise UsageError("no question: give one with --question")
+    for question in questions:
+        if not question.strip():
+            raise UsageError("a question is empty: say what to look for with --question")
+    if len(questions) == 1:
+        return list(questions), [list(answers)]
+    if answers and len(answers) != len(questions):
+        raise UsageError(
+            f"{len(answers)} --answer for {len(questions)} questions: give one each, in order, or none"
+        )
+    return list(questions), [[answer] for answer in answers] or [[] for _ in questions]
+
+
+def _document(sources: Sequence[str]) -> Document:
+    if not sources:
+        raise UsageError("no document: give one with --doc FILE, or --doc - for stdin")
+    if list(sources).count("-") > 1:
+        raise DocumentError("--doc -: stdin can be read only once")
+    return join([read_document(source) for source in sources])
+
+
+def _template(name: str | None) -> Any:
+    """The template asked for, so that a wrong name is said before a model is loaded."""
+    if name is None:
+        return None
+    import jrt_prompts
+    from jrtcli.errors import TemplateError
+
+    try:
+        return jrt_prompts.load_template(name)
+    except jrt_prompts.TemplateError as error:
+        raise TemplateError(str(error)) from None

@@ -1,0 +1,170 @@
+"""What `jrt ask` shows of a report: labelled lines on stderr, and two answers side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jrtcli.clean import clean_line
+from jrtcli.console import Console
+
+if TYPE_CHECKING:
+    from jrtcli.report import Report
+
+Spans = list[tuple[str, str]]
+AROUND_CHARACTERS = 40
+"""Of a line of evidence, shown on either side of the match."""
+
+
+def report_rows(report: Report) -> list[tuple[str, str | Spans]]:
+    """Label and value of each line of the report."""
+    answer, loaded = report.answer, report.loaded
+    rows: list[tuple[str, str | Spans]] = []
+    if report.scores is not None:
+        rows.append(("recall", _scores(report.scores)))
+    rows += [("evidence" if i == 0 else "", line) for i, line in enumerate(_evidence(report))]
+    if answer.confidence is not None:
+        low = report.low_confidence
+        value = f"{answer.confidence:.2f}{', low: the model was not sure' if low else ''}"
+        rows.append(("confidence", [(value, "yellow" if low else ""), (" (mean token probability)", "dim")]))
+    rows.append(("read", _read(report)))
+    speeds = [f"first token {answer.first_token_s:.2f} s"]
+    if answer.prefill_tokens_per_s:
+        speeds.append(f"prefill {answer.prefill_tokens_per_s:,.0f} tokens/s")
+    if answer.decode_tokens_per_s:
+        speeds.append(f"decode {answer.decode_tokens_per_s:,.0f} tokens/s")
+    rows.append(("speed", " · ".join(speeds)))
+    rows.append(("memory", _memory(report)))
+    about = f"{loaded.identity.architecture}, {size(loaded.identity.parameters)} parameters"
+    rows.append(
+        ("model", f"{loaded.identity.name} ({about}) · {loaded.device} · {loaded.dtype} · {loaded.backend}")
+    )
+    return rows
+
+
+def comparison(console: Console, once: Report, more: Report) -> None:
+    """The two answers and what came of each, side by side on stderr."""
+
+    def column(report: Report) -> list[str]:
+        answer = report.answer
+        values = [clean_line(answer.text) or "(nothing)"]
+        if report.scores is not None:
+            values += [f"{value:.2f}" for value in report.scores.values()]
+        values += [
+            _found(report),
+            "" if answer.confidence is None else f"{answer.confidence:.2f}",
+            f"{answer.read_tokens:,}",
+            f"{answer.first_token_s:.2f} s",
+        ]
+        return values
+
+    names = ["answer", *(_METRIC_NAMES.get(name, name) for name in once.scores or {})]
+    names += ["evidence", "confidence", "tokens read", "first token"]
+    rows = list(zip(names, column(once), column(more), strict=True))
+    console.table(["", "read once", f"read {times(more.answer.reads)}"], rows, error=True)
+    console.note()
+
+
+_METRIC_NAMES = {"exact_match": "exact match", "f1": "F1"}
+
+
+def _scores(scores: dict[str, float]) -> Spans:
+    spans: Spans = []
+    for name, value in scores.items():
+        if spans:
+            spans.append((" · ", ""))
+        shown = f"{value:.2f}" if name == "f1" else ("yes" if value else "no")
+        style = "green" if value == 1.0 else "yellow" if value else "red"
+        spans += [(f"{_METRIC_NAMES.get(name, name)} ", ""), (shown, style)]
+    return spans
+
+
+def _found(report: Report) -> str:
+    found = report.grounding
+    if not found.spans:
+        return "not in the document"
+    place = report.document.locate(*found.spans[0])
+    return str(place) if found.found else f"{found.share:.0%} at {place}"
+
+
+def _evidence(report: Report) -> list[Spans]:
+    found = report.grounding
+    if not report.answer.text:
+        return [[("no answer, so nothing to look for", "yellow")]]
+    if not found.spans:
+        return [[("not in the document: the answer may be invented", "yellow")]]
+    lines: list[Spans] = []
+    if not found.found:
+        lines.append([(f"only {found.share:.0%} of the answer stands in the document", "yellow")])
+    for start, end in found.spans[:3]:
+        lines.append(_excerpt(report, start, end))
+    if found.found:
+        if found.kind == "folded":
+            lines[-1].append((" (but for case, space or punctuation)", "dim"))
+        if found.count > 1:
+            lines[-1].append((f" (and {found.count - 1} more)", "dim"))
+    return lines
+
+
+def _excerpt(report: Report, start: int, end: int) -> Spans:
+    """`file:line  the text before [the match] the text after`, from the lines that the match stands in."""
+    text = report.document.text
+    first = max(text.rfind("\n", 0, start) + 1, start - AROUND_CHARACTERS)
+    last = text.find("\n", end)
+    last = min(len(text) if last < 0 else last, end + AROUND_CHARACTERS)
+    before, match, after = text[first:start], text[start:end], text[end:last]
+    cut_before = "…" if first > 0 and text[first - 1] != "\n" else ""
+    cut_after = "…" if last < len(text) and text[last] != "\n" else ""
+    return [
+        (f"{report.document.locate(start, end)}  ", "cyan"),
+        (f"{cut_before}{_flat(before.lstrip())}", "dim"),
+        (f"[{_flat(match)}]", "bold green"),
+        (f"{_flat(after.rstrip())}{cut_after}", "dim"),
+    ]
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split("\n")).replace("\t", " ")
+
+
+def _read(report: Report) -> str:
+    answer = report.answer
+    extra = f"{answer.context_tokens:,} of the document"
+    if answer.repeated_tokens or answer.padding_tokens:
+        extra += f", {answer.repeated_tokens:,} of it again and {answer.padding_tokens:,} of padding in front"
+    if answer.reused_tokens:
+        extra += f", {answer.reused_tokens:,} reused"
+    return (
+        f"{times(answer.reads)} (template {answer.template}): {answer.read_tokens:,} tokens, {extra};"
+        f" answer {len(answer.token_ids):,}"
+    )
+
+
+def _memory(report: Report) -> str:
+    answer = report.answer
+    if report.loaded.identity.architecture == "transformer":
+        return f"KV cache {bytes_size(answer.state_bytes)}, growing with every token"
+    return (
+        f"state {bytes_size(answer.state_bytes)}; the KV cache of an attention model of this shape:"
+        f" {bytes_size(answer.kv_cache_bytes)}"
+    )
+
+
+def times(count: int) -> str:
+    """once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def size(count: int) -> str:
+    """A number of parameters: 980k, 2.1M, 1.37B."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= step:
+            return f"{count / step:.3g}{unit}"
+    return str(count)
+
+
+def bytes_size(count: int) -> str:
+    """A number of bytes: 512 B, 42.5 kB, 18.7 MB (powers of 1000)."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= step:
+            return f"{count / step:.3g} {unit}"
+    return f"{count} B"
