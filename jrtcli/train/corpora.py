@@ -1,7 +1,8 @@
-"""Real documents for training: regulatory summaries with labelled fields, reading-comprehension paragraphs, prose.
+"""Real documents for training: regulatory summaries with labelled fields, reading-comprehension paragraphs,
+prose.
 
-Each reader is cached by path. One document in ten (regulatory) and one article in ten (paragraphs) is the *dev* part:
-never trained on, for choosing a checkpoint.
+Each reader is cached by path. One document in ten (regulatory) and one article in ten (paragraphs) is the
+*dev* part: never trained on, for choosing a checkpoint.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def sentences(path: str, limit: int = 60_000) -> tuple[str, ...]:
 
 @functools.cache
 def label_prose(docs: str, labels: str) -> tuple[str, ...]:
-    """Sentences of the training part of labelled documents, beyond the fields: distractors of their own kind."""
+    """Sentences of the training part of labelled documents, beyond the fields: distractors of their own
+    kind."""
     found = []
     for doc in labelled(docs, labels, False):
         for part in re.split(r"(?<=[.;])\s+", doc.text[doc.labels[-1].end :]):

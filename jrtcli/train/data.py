@@ -1,9 +1,12 @@
-"""Training batches: documents and questions in the text form of the prompt templates, with loss weights per token.
+"""Training batches: documents and questions in the text form of the prompt templates, with loss weights per
+token.
 
-`batch(config, tokenizer, step)` is a pure function of its arguments: a run that resumes at a step needs no state of
-the data. A row is one document with k listed questions, as the template `cq`, `qcq` or `cqcq` shows it at k = 1:
+`batch(config, tokenizer, step)` is a pure function of its arguments: a run that resumes at a step needs no
+state of the data. A row is one document with k listed questions, as the template `cq`, `qcq` or `cqcq` shows
+it at k = 1:
 
-    Question: q1\\nQuestion: q2\\n\\n C \\n\\nQuestion: q2\\nAnswer: v2\\nQuestion: q1\\nAnswer: v1\\n        (qcq)
+    Question: q1\\nQuestion: q2\\n\\n C \\n\\nQuestion: q2\\nAnswer: v2\\nQuestion: q1\\nAnswer: v1\\n
+    (qcq)
 
 Symbols: B rows, T tokens (a multiple of 64), L tokens of a context.
 """
@@ -35,8 +38,9 @@ _SHORTEST = {"generator": 0, "fda": 96, "squad": 192}  # document tokens below w
 class DataConfig:
     """What batches are made of. Paths that are empty leave their source out.
 
-    The caller sets `document_tokens` per step (`dataclasses.replace`): the curriculum is the recipe's business.
-    `lm_weight` must be 0 where the model's encoder sees the tokens that it would have to predict (JRT-RNN).
+    The caller sets `document_tokens` per step (`dataclasses.replace`): the curriculum is the recipe's
+    business. `lm_weight` must be 0 where the model's encoder sees the tokens that it would have to predict
+    (JRT-RNN).
     """
 
     seed: int = 0
@@ -67,8 +71,8 @@ class DataConfig:
 
 class Batch(NamedTuple):
     """tokens (B, T) int64; weights (B, T) float32: of the loss of predicting tokens[b, t] from tokens[b, :t];
-    encoder_lengths (B,) int64: tokens up to the end of the last context; tags (B, T) int8: for tokens of values in a
-    context that follows listed questions, 1 if its fact is listed, 0 if not; -1 elsewhere."""
+    encoder_lengths (B,) int64: tokens up to the end of the last context; tags (B, T) int8: for tokens of
+    values in a context that follows listed questions, 1 if its fact is listed, 0 if not; -1 elsewhere."""
 
     tokens: torch.Tensor
     weights: torch.Tensor
@@ -94,9 +98,11 @@ class _Plan(NamedTuple):
 
 
 def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
-    """The batch of `step`, about `tokens_per_step` tokens with padding; rows padded at the right with `PAD_ID`.
+    """The batch of `step`, about `tokens_per_step` tokens with padding; rows padded at the right with
+    `PAD_ID`.
 
-    tokenizer: a `tokenizers.Tokenizer`, as trained by `jrtcli.train.vocabulary`. Raises JrtError if a file is missing.
+    tokenizer: a `tokenizers.Tokenizer`, as trained by `jrtcli.train.vocabulary`. Raises JrtError if a file is
+    missing.
     """
     d = Draw(random.Random(f"{config.seed}/{step}").getrandbits(64), _prose(config))
     length = config.document_tokens
@@ -232,7 +238,8 @@ def _row(
 
 
 def _how_many(config: DataConfig, d: Draw, plan: _Plan, n: int) -> int:
-    """How many questions a row asks. Without a list to read first, a few more: the document must be kept anyway."""
+    """How many questions a row asks. Without a list to read first, a few more: the document must be kept
+    anyway."""
     extra = 2 if plan.template == "cq" else 1
     if plan.mode < config.one:
         return min(n, extra)
@@ -272,9 +279,9 @@ def _padded(made: list[_Row]) -> Batch:
 def examples(config: DataConfig, split: str, n: int, length: int) -> list[Example]:
     """`n` questions for evaluation, one per document where the split has that many documents.
 
-    split: one of the generator's splits, with documents of about `length` tokens; or "fda-dev" (the first 4,000
-    characters, or as far as the value lies; `length` is not used) or "squad-dev" (paragraphs up to `length` tokens).
-    The same arguments give the same questions. Raises KeyError for another split.
+    split: one of the generator's splits, with documents of about `length` tokens; or "fda-dev" (the first
+    4,000 characters, or as far as the value lies; `length` is not used) or "squad-dev" (paragraphs up to
+    `length` tokens). The same arguments give the same questions. Raises KeyError for another split.
     """
     d = Draw(random.Random(f"examples/{config.seed}/{split}/{length}").getrandbits(64), _prose(config))
     if split == "fda-dev":

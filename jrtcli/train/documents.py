@@ -1,13 +1,14 @@
 """Seeded documents full of facts, wide in kinds, field names, wordings and values.
 
-`sheets(seed, split=..., length_chars=...)` is an endless stream of `FactSheet`s; the same arguments give the same
-stream. Splits: "train"; "heldout" (document kinds, field names and wordings that training never shows, all at once);
-"heldout-kinds", "heldout-fields", "heldout-wordings" (one factor at a time). A bare field name is a question in every
-split: it is not a wording.
+`sheets(seed, split=..., length_chars=...)` is an endless stream of `FactSheet`s; the same arguments give the
+same stream. Splits: "train"; "heldout" (document kinds, field names and wordings that training never shows,
+all at once); "heldout-kinds", "heldout-fields", "heldout-wordings" (one factor at a time). A bare field name
+is a question in every split: it is not a wording.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from jrtcli.train.layouts import HELD_LAYOUTS, LAYOUTS
 from jrtcli.train.sheet import Builder, Fact, FactSheet, Held
 from jrtcli.train.values import Draw, org, person, title
+from jrtcli.train.words import word_lists
 
 __all__ = ["SPLITS", "Fact", "FactSheet", "measure", "one_sheet", "sheets"]
 
@@ -36,50 +38,16 @@ class Kind(NamedTuple):
     layouts: tuple[str, ...]
 
 
-def _kinds(table: str) -> tuple[Kind, ...]:
-    rows = [[cell.strip() for cell in row.split("|")] for row in table.strip().splitlines()]
-    return tuple(
-        Kind(name, tuple(heads.split("; ")), tuple(layouts.split())) for name, heads, layouts in rows
-    )
+@functools.cache
+def kinds(held_out: bool) -> tuple[Kind, ...]:
+    """The kinds of document of one side of the split; a kind may list a layout twice, to have it more often."""
+    found = []
+    for row in word_lists("kinds.txt")["heldout kinds" if held_out else "kinds"]:
+        name, headings, layouts = (cell.strip() for cell in row.split("|"))
+        found.append(Kind(name, tuple(headings.split("; ")), tuple(layouts.split())))
+    return tuple(found)
 
 
-KINDS = _kinds(
-    """
-    spec sheet | Specifications; Data sheet: {T}; Technical data; {T} specification | lines table stacked inline sections
-    decision summary | Decision summary; Summary of {T} | regulatory regulatory running
-    numbered summary | Summary; {T}; Review memo | running stacked regulatory
-    invoice | Invoice; INVOICE from {O}; Bill to {P} | lines table inline stacked
-    laboratory report | Laboratory report; Test results; Report of analysis | lines table running sections
-    event notice | Notice; {T}; You are invited; Announcement | about prose lines log
-    biography | {P}; About {P}; Profile: {P} | about prose
-    product page | {T}; {T} by {O}; New: {T} | lines prose sections inline
-    personnel record | Employee record; {P}; Staff file | lines records stacked table
-    minutes | Minutes of the meeting; Minutes, {O} | log prose about running
-    contract | Agreement; Contract between {O} and {P}; Terms | prose running sections
-    key-value list | List; Settings; {T}; Properties | lines marked_up table inline
-    configuration | config; {T} settings; # generated | marked_up lines
-    catalogue | Catalogue; Collection of {O}; Inventory | records lines table
-    news item | {O} news; Report; Today | about prose
-    log book | Log; Journal of {P}; Event log | log prose
-    letter | Dear {P},; To {O}; Re: {T} | prose about inline
-    form | Application form; Form {T}; Registration | stacked lines running table
-    directory | Directory; Contacts; Members | records about
-    manual | Manual: {T}; Guide; How to use {T} | sections prose running
-    clinical note | Clinical note; Patient file; Visit summary | running lines prose inline
-    shipment | Bill of lading; Shipment; Packing list | lines table inline records
-    survey | Survey; Field notes; Site visit | sections prose log
-    plain |  | lines prose inline running about sections stacked
-    """
-)
-HELD_KINDS = _kinds(
-    """
-    interview | Interview with {P}; Hearing | dialogue
-    by-laws | By-laws of {O}; Charter | clauses
-    index cards | Card file; Box {T} | cards
-    tender | Call for tenders; Bid by {O} | clauses cards
-    radio transcript | Transcript; On air: {T} | dialogue
-    """
-)
 _NOISE = (0.0, 0.0, 0.15, 0.3, 0.6, 1.2, 2.5)
 
 
@@ -99,7 +67,7 @@ def sheets(
 
 def one_sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
     """The next document that `d` draws."""
-    kind = d.of(HELD_KINDS if held.kinds else KINDS)
+    kind = d.of(kinds(held.kinds))
     layout = d.of(kind.layouts)
     builder = Builder(
         draw=d,

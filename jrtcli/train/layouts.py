@@ -1,7 +1,8 @@
-"""How a document arranges its facts: lines, a numbered running line, a table, prose, records, a log, a dialogue.
+"""How a document arranges its facts: lines, a numbered running line, a table, prose, records, a log, a
+dialogue.
 
-A layout is a function of a `Builder` that writes facts and distractors until the builder has no room. `HELD_LAYOUTS`
-are never used in training.
+A layout is a function of a `Builder` that writes facts and distractors until the builder has no room.
+`HELD_LAYOUTS` are never used in training.
 """
 
 from __future__ import annotations
@@ -190,7 +191,8 @@ def sections(b: Builder) -> None:
 
 _FDA = (
     ("510(k) Number", "510k number", "code"), ("Purpose for Submission", "purpose for submission", "phrase"),
-    ("Measurand", "measurand", "word"), ("Type of Test", "type of test", "phrase"), ("Applicant", "applicant", "org"),
+    ("Measurand", "measurand", "word"), ("Type of Test", "type of test", "phrase"),
+    ("Applicant", "applicant", "org"),
     ("Proprietary and Established Names", "proprietary and established names", "title"),
 )  # fmt: skip
 _FDA_REGULATION = (

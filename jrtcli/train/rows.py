@@ -29,7 +29,8 @@ class Source(NamedTuple):
 
 
 _KIND_OF = {
-    "510k number": "code", "predicate 510k number": "code", "applicant": "org", "measurand": "word", "panel": "class",
+    "510k number": "code", "predicate 510k number": "code", "applicant": "org", "measurand": "word",
+    "panel": "class",
     "proprietary and established names": "title", "predicate device name": "title", "type of test": "phrase",
     "purpose for submission": "phrase", "regulation section": "reg", "product code": "code",
     "classification": "class", "special instrument requirements": "phrase",
@@ -67,8 +68,9 @@ def label_question(d: Draw, key: str) -> str:
 def regulatory(
     d: Draw, doc: Labelled, pool: dict[str, tuple[str, ...]], length_chars: int, swap: float
 ) -> Source:
-    """A window of a labelled document; each value is replaced with probability `swap`, by another document's or a
-    made-up one, so that no document can be learnt by heart. Some are broken into lines at their headings."""
+    """A window of a labelled document; each value is replaced with probability `swap`, by another document's
+    or a made-up one, so that no document can be learnt by heart. Some are broken into lines at their
+    headings."""
     broken = d.random() < 0.35
     parts: list[str] = []
     asked: list[Asked] = []
@@ -146,7 +148,8 @@ def passages(d: Draw, found: tuple[Paragraph, ...], length_chars: int) -> Source
 
 
 def each_field(doc: Labelled, length_chars: int) -> Iterator[Source]:
-    """The unchanged document as the evaluation shows it: its first characters, or as far as the value lies."""
+    """The unchanged document as the evaluation shows it: its first characters, or as far as the value
+    lies."""
     for label in doc.labels:
         key = label.key
         asked = Asked(

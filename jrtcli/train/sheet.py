@@ -22,7 +22,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class FactSheet:
-    """A document with facts; every question has exactly one answer in it. `kind` names the kind of document."""
+    """A document with facts; every question has exactly one answer in it. `kind` names the kind of
+    document."""
 
     text: str
     facts: tuple[Fact, ...]
@@ -95,7 +96,8 @@ class Builder:
         return text.replace("{K}", name)
 
     def fact(self, prose: bool, fixed: tuple[str, str] | None = None, lead: str = "") -> None:
-        """State one fresh fact, by the wording `fixed` = (before, after) or by one drawn for it, after `lead`."""
+        """State one fresh fact, by the wording `fixed` = (before, after) or by one drawn for it, after
+        `lead`."""
         key, kind = self.new_key()
         before, after = fixed or wordings.statement(self.draw, self.held.wordings, prose)
         shown = shown_as(self.draw, key) if not prose else key
@@ -130,7 +132,8 @@ class Builder:
         if r < 0.65:
             return f"{values.person(d)} {d.of(_VERBS)} {w()} {w()} {d.of(_WHEN)}."
         if r < 0.8:
-            return f"{d.of(_OPENERS)} {w()} {w()} of {values.org(d)} {d.of(_VERBS)} {values.quantity(d)} {d.of(_WHEN)}."
+            what = f"{d.of(_OPENERS)} {w()} {w()} of {values.org(d)}"
+            return f"{what} {d.of(_VERBS)} {values.quantity(d)} {d.of(_WHEN)}."
         if r < 0.9:
             return f"See {values.code(d)} {d.of(_WHEN)} for the {w()} {w()}."
         return f"{d.of(_OPENERS)} {w()} and {w()} are {w()}, {w()} or {w()} {d.of(_WHEN)}."
@@ -186,10 +189,16 @@ def subject(d: Draw) -> str:
 
 
 _KINDS = tuple(values.MAKERS)
-_VERBS = ("reviewed", "moved", "described", "followed", "checked", "kept", "left", "found", "shows", "needs", "supports",
-          "discussed", "carried", "may replace", "will follow", "does not affect", "was compared with")  # fmt: skip
-_WHEN = ("later", "in the afternoon", "at the time", "as usual", "before the meeting", "in this section", "without delay",
-         "for some reason", "as shown", "again", "in general", "during the period", "if needed", "per procedure")  # fmt: skip
+_VERBS = (
+    "reviewed", "moved", "described", "followed", "checked", "kept", "left", "found", "shows", "needs",
+    "supports", "discussed", "carried", "may replace", "will follow", "does not affect",
+    "was compared with",
+)  # fmt: skip
+_WHEN = (
+    "later", "in the afternoon", "at the time", "as usual", "before the meeting", "in this section",
+    "without delay", "for some reason", "as shown", "again", "in general", "during the period",
+    "if needed", "per procedure",
+)  # fmt: skip
 _OPENERS = (
     "Most",
     "All",

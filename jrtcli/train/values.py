@@ -1,7 +1,7 @@
 """Values of facts: names, codes, dates, amounts, invented words, phrases, lists: anything a field can hold.
 
-Breadth is what teaches copying: with values of one kind only, a small model copies only that kind. Every maker takes
-a `Draw` and returns a string without a newline.
+Breadth is what teaches copying: with values of one kind only, a small model copies only that kind. Every
+maker takes a `Draw` and returns a string without a newline.
 """
 
 from __future__ import annotations
@@ -208,7 +208,8 @@ def regulation(d: Draw) -> str:
         return cfr
     if r < 0.75:
         return f"{cfr}{d.of((', ', ' ', ' - '))}{words(d, 2, 5).capitalize()}"
-    return f"{d.of(('ISO', 'IEC', 'EN', 'ASTM', 'Section', 'Article', 'CLSI'))} {d.digits(2 + d.below(4))}-{1 + d.below(40)}"
+    body = d.of(("ISO", "IEC", "EN", "ASTM", "Section", "Article", "CLSI"))
+    return f"{body} {d.digits(2 + d.below(4))}-{1 + d.below(40)}"
 
 
 def version(d: Draw) -> str:
@@ -273,7 +274,8 @@ def listing(d: Draw) -> str:
 
 MAKERS: dict[str, Callable[[Draw], str]] = {
     "person": person, "org": org, "place": place, "addr": address, "date": date, "time": time, "money": money,
-    "qty": quantity, "num": number, "pct": percent, "code": code, "codes": codes, "reg": regulation, "ver": version,
+    "qty": quantity, "num": number, "pct": percent, "code": code, "codes": codes, "reg": regulation,
+    "ver": version,
     "phone": phone, "email": email, "class": classed, "title": title, "word": worded, "phrase": phrase,
     "long": long_phrase, "list": listing,
 }  # fmt: skip

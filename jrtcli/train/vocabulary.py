@@ -2,10 +2,11 @@
 
 Choices that a small model needs (all in the saved tokenizer.json, so any reader of it behaves alike):
 - lower case: one form per word; the answer's case is found again in the document;
-- every line begins with a space that the decoder takes away, so a word at the start of a line is the same token as
-  in the middle of one. A line's own single leading space cannot be told from it and is lost in decoding;
-- digits in groups of at most two from the left, punctuation one mark (or one run of the same mark) at a time, so that
-  a value has the same pieces wherever it stands;
+- every line begins with a space that the decoder takes away, so a word at the start of a line is the same
+  token as in the middle of one. A line's own single leading space cannot be told from it and is lost in
+  decoding;
+- digits in groups of at most two from the left, punctuation one mark (or one run of the same mark) at a time,
+  so that a value has the same pieces wherever it stands;
 - bytes as the alphabet: every text can be encoded.
 Text cut before a space, before a newline, or after a newline encodes piecewise to the same ids as the whole.
 """
@@ -22,8 +23,9 @@ from jrtcli.train import corpora
 from jrtcli.train.documents import sheets
 
 PAD, EOS = "<pad>", "<eos>"
-# A space is put after every newline, a first one included that stands for the start of the text, and taken away
-# again where the line is empty or begins with a space of its own (replacing an empty match makes the library panic).
+# A space is put after every newline, a first one included that stands for the start of the text, and taken
+# away again where the line is empty or begins with a space of its own (replacing an empty match makes the
+# library panic).
 _SPARE_SPACE = r"(?<=\n) (?=\s|\z)"
 _WORD = r" ?\p{L}+| ?\p{N}{1,2}| ?([^\s\p{L}\p{N}])\1*|\n|[^\S\n]+(?!\S)|[^\S\n]"
 

@@ -1,8 +1,10 @@
-"""How a fact is stated and how it is asked for: fixed wordings, relations in prose, and wordings made at random.
+"""How a fact is stated and how it is asked for: fixed wordings, relations in prose, and wordings made at
+random.
 
-A wording is a string with `{K}` (the field name) and `{V}` (the value), listed in `words/wordings.txt`; a relation is
-`statement | question | kind of value` with `{S}` for its subject. The held-out lists share no entry with the training
-lists, nor a connective. Random wordings (filler words around a connective) keep a reader from leaning on a small set.
+A wording is a string with `{K}` (the field name) and `{V}` (the value), listed in `words/wordings.txt`; a
+relation is `statement | question | kind of value` with `{S}` for its subject. The held-out lists share no
+entry with the training lists, nor a connective. Random wordings (filler words around a connective) keep a
+reader from leaning on a small set.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import functools
 from typing import NamedTuple
 
 from jrtcli.train.values import Draw
-from jrtcli.train.words import read
+from jrtcli.train.words import word_lists
 
 Statement = tuple[str, str]  # what stands before the value, what stands after it
 
@@ -30,12 +32,7 @@ class Wordings(NamedTuple):
 @functools.cache
 def wordings(held_out: bool) -> Wordings:
     """The lists of one side of the split."""
-    lists: dict[str, list[str]] = {}
-    for line in read("wordings.txt").splitlines():
-        if line.startswith("## "):
-            entries = lists.setdefault(line[3:], [])
-        elif line:
-            entries.append(line.replace("\\t", "\t"))
+    lists = word_lists("wordings.txt")
     side = "heldout " if held_out else ""
     relations = (entry.split(" | ") for entry in lists[side + "relations"])
     return Wordings(
@@ -49,7 +46,7 @@ def wordings(held_out: bool) -> Wordings:
 
 
 def _cut(entry: str) -> Statement:
-    before, after = entry.split("{V}")
+    before, after = entry.replace("\\t", "\t").split("{V}")
     return before, after
 
 
@@ -63,17 +60,19 @@ def statement(d: Draw, held_out: bool, prose: bool) -> tuple[str, str]:
 def _random_statement(d: Draw, held_out: bool, prose: bool) -> tuple[str, str]:
     connective = d.of(wordings(held_out).connectives)
     head = " ".join([d.word() for _ in range(d.below(4))])
-    tail = " ".join([d.word() for _ in range(d.below(3))])
+    # What follows a value, or comes before one that opens, is set off from it: its bounds can be known.
+    tail = d.of(_SET_OFF) + " ".join([d.word() for _ in range(1 + d.below(2))]) if d.random() < 0.5 else ""
     middle = d.word() + " " if d.random() < 0.3 else ""
-    end = d.of((".", ";", ".")) if prose else ""
     the = d.of(("the ", "", "a ", "this ", "our ")) if prose else ""
+    end = d.of((".", ";", ".")) if prose else ""
     if d.random() < 0.8 or not prose:
-        before = f"{head} {the}{{K}} {middle}{connective} ".lstrip()
-        after = f" {tail}{end}" if tail and prose else end
-    else:
-        before = f"{head} " if head else ""
-        after = f" {middle}{connective} {the}{{K}}" + (f" {tail}{end}" if tail else end)
-    return before, after
+        return f"{head} {the}{{K}} {middle}{connective} ".lstrip(), (tail + end if prose else "")
+    return head + d.of(
+        (": ", ", ", " - ", " that ")
+    ) if head else "", f" {middle}{connective} {the}{{K}}{tail}{end}"
+
+
+_SET_OFF = (", ", "; ", " - ", " (see ", ", and ", " because ", ", not ", " whereas ", " after ")
 
 
 def question(d: Draw, held_out: bool, bare: float) -> str:

@@ -1,9 +1,10 @@
 """The words that documents are made of, and which of them are kept for held-out field names.
 
-The lists beside this file: `common.txt` (words of public-domain books and speeches), `technical.txt` (words of
-public-domain regulatory summaries), `fields.txt` (field names by kind of value), `heads.txt` and `modifiers.txt`
-(field names are also composed), `names.txt`. A word is *reserved* by a fixed rule (its CRC), so that a field name
-made of reserved words never occurs as a field name in training. Reserved words do occur inside values and prose.
+The lists beside this file: `common.txt` (words of public-domain books and speeches), `technical.txt` (words
+of public-domain regulatory summaries), `fields.txt` (field names by kind of value), `heads.txt` and
+`modifiers.txt` (field names are also composed), `names.txt`. A word is *reserved* by a fixed rule (its CRC),
+so that a field name made of reserved words never occurs as a field name in training. Reserved words do occur
+inside values and prose.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from importlib import resources
 
 # Everyday words of forms stay open to training: a reader that never saw "number" as a field is of no use.
 OPEN = frozenset(
-    ["510k", "510(k)", "number", "date", "name", "type", "applicant", "product", "code", "device", "regulation", "section", "classification", "panel", "measurand", "predicate", "proprietary", "and", "established", "names", "purpose", "for", "submission", "special", "instrument", "requirements", "of", "test", "address", "phone", "email", "total", "amount", "price", "order", "invoice", "version", "status", "title", "author", "company", "manufacturer", "location", "city", "country", "time", "weight"]
+    """
+    510k 510(k) number date name type applicant product code device regulation section classification
+    panel measurand predicate proprietary and established names purpose for submission special
+    instrument requirements of test address phone email total amount price order invoice version status
+    title author company manufacturer location city country time weight
+    """.split()  # noqa: SIM905
 )
 RESERVED_SHARE = 6  # one word in six
 
@@ -55,6 +61,18 @@ class FieldNames:
 def read(name: str) -> str:
     """A word file."""
     return resources.files("jrtcli.train").joinpath("words", name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def word_lists(name: str) -> dict[str, tuple[str, ...]]:
+    """The lists of a word file with `## heading`s, by heading; empty lines do not count."""
+    lists: dict[str, list[str]] = {}
+    for line in read(name).splitlines():
+        if line.startswith("## "):
+            entries = lists.setdefault(line[3:], [])
+        elif line:
+            entries.append(line)
+    return {heading: tuple(entries) for heading, entries in lists.items()}
 
 
 def _sections(name: str) -> dict[str, str]:
