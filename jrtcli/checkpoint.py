@@ -140,8 +140,8 @@ def load(
     """The model of a folder, a short name (jrtcli.known) or a hub id, downloaded where necessary.
 
     device: auto (a GPU if there is one), cpu, cuda, cuda:N. dtype: auto (float32; bfloat16 on a GPU),
-    float32, bfloat16, float16. backend: auto (jrt_kernels.registry.choose) or a name. revision: branch, tag or
-    commit of a hub checkpoint. tokenizer: a folder, file, family or hub id instead of the checkpoint's own.
+    float32, bfloat16, float16. backend: auto (jrt_kernels.registry.choose) or its name. revision: branch,
+    tag or commit of a hub checkpoint. tokenizer: a folder, file, family or hub id, not the checkpoint's own.
     Raises CheckpointError for what cannot be found, read, or does not fit its architecture; UsageError for a
     device, dtype or backend that does not exist.
     """

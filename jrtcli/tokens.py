@@ -24,6 +24,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Tokenizers of checkpoints that bring none: family -> the hub ids that have it, the first one downloaded."""
 
+_WINDOW_TOKENS = 16
+"""A decoder that looks at neighbours is taken to look no further."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -58,8 +61,12 @@ class Tokenizer:
         The space that some families put in front of a text is dropped where the ids begin with their BOS, and
         kept in a continuation, where it is the model's.
         """
-        stream = self.stream()
-        return "".join(stream.push(token) for token in ids) + stream.flush()
+        vocabulary, ids = self._vocabulary, list(ids)
+        if vocabulary.exact:
+            text = b"".join(map(vocabulary.token_bytes, ids)).decode("utf-8", "replace")
+        else:
+            text = vocabulary.decode(ids)
+        return text.removeprefix(" ") if vocabulary.begins(ids) else text
 
     def stream(self) -> TokenStream:
         """A decoder for ids that come one at a time."""
@@ -72,22 +79,26 @@ class TokenStream:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._begun = self._drop_space = False
+        # For decoders that look at neighbours: the last ids, and what has been said of them.
         self._ids: list[int] = []
         self._said = ""
-        self._drop_space = False
 
     def push(self, token: int) -> str:
         """What one more id adds to the text; "" while a character is incomplete."""
-        if not self._ids and self._vocabulary.spaced:
-            self._drop_space = (token,) == self._vocabulary.prefix_ids[:1]
-        self._ids.append(token)
+        if not self._begun:
+            self._begun, self._drop_space = True, self._vocabulary.begins([token])
         if self._vocabulary.exact:
             return self._out(self._utf8.decode(self._vocabulary.token_bytes(token)))
-        # Decoders that look at neighbours: say what is decoded so far, up to a possible half character.
-        text = self._vocabulary.decode(self._ids).rstrip("\ufffd")
-        if not text.startswith(self._said):
+        self._ids.append(token)
+        text = self._vocabulary.decode(self._ids)
+        whole = text.rstrip("\ufffd")
+        if not whole.startswith(self._said):
             return ""
-        new, self._said = text[len(self._said) :], text
+        new, self._said = whole[len(self._said) :], whole
+        if len(self._ids) >= 4 * _WINDOW_TOKENS and whole == text:
+            self._ids = self._ids[-_WINDOW_TOKENS:]
+            self._said = self._vocabulary.decode(self._ids)
         return self._out(new)
 
     def flush(self) -> str:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from jrtcli.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as FastTokenizer
+from jrtcli.tokenizer_json import BYTE_TOKEN, JsonVocabulary, from_gpt2
 
 PATTERNS = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -26,9 +23,6 @@ PATTERNS = (
 """Names of tokenizer files in a repository."""
 
 _PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-_EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
-_BOS = ("<s>", "<bos>", "<|bos|>", "[BOS]")
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Vocabulary(Protocol):
@@ -53,8 +47,11 @@ class Vocabulary(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token adds to a text: none for a special token or an id without a token."""
 
+    def begins(self, ids: list[int]) -> bool:
+        """Whether ids are those of a beginning with a space in front, which is none of the text's."""
+
     def decode(self, ids: list[int]) -> str:
-        """The text of a continuation, by the library's own decoder; used where not `exact`."""
+        """The text of a continuation, by the library's own decoder; for where they are not `exact`."""
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -69,7 +66,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         digest = hashlib.sha256(b"\0".join(data)).hexdigest()
         config = _settings(found[0].parent)
         if len(found) == 2:
-            return JsonVocabulary(_gpt2(*found), config, digest)
+            return JsonVocabulary(from_gpt2(*found), config, digest)
         if found[0].suffix == ".json":
             return JsonVocabulary(data[0].decode("utf-8"), config, digest)
         return SentencePieceVocabulary(data[0], config, digest)
@@ -118,95 +115,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     return merged
 
 
-def _named(config: dict[str, Any], key: str) -> list[str]:
-    value = config.get(key)
-    value = value.get("content") if isinstance(value, dict) else value
-    return [value] if isinstance(value, str) else []
-
-
-def _gpt2(vocabulary: Path, merges: Path) -> str:
-    """GPT-2's two files as a tokenizer.json."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    fast = Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    if fast.token_to_id("<|endoftext|>") is not None:
-        fast.add_special_tokens(["<|endoftext|>"])
-    return fast.to_str()
-
-
-class JsonVocabulary:
-    """A tokenizer.json, read by `tokenizers`."""
-
-    def __init__(self, text: str, config: dict[str, Any], digest: str) -> None:
-        spec = json.loads(text)
-        self.hash = digest
-        self._first = _fast(text)
-        continuation = _continuation(spec)
-        self.spaced = continuation is not None
-        self._rest = self._first if continuation is None else _fast(json.dumps(continuation))
-        self.size = max(self._first.get_vocab(with_added_tokens=True).values()) + 1
-        self.lowercases = any(
-            node.get("type") == "Lowercase" or node.get("lowercase") is True
-            for node in _nodes(spec.get("normalizer"))
-        )
-        added = {token["id"]: token for token in spec.get("added_tokens") or []}
-        self._special = {i for i, token in added.items() if token.get("special")}
-        self._added = {i: token["content"] for i, token in added.items()}
-        self.bos_id = self._id(_named(config, "bos_token"), _BOS)
-        self.eos_id = self._id(_named(config, "eos_token"), _EOS)
-        self.prefix_ids = self._prefix(config)
-        kinds = {node.get("type") for node in _nodes(spec.get("decoder"))} - {"Sequence"}
-        self._byte_level = kinds == {"ByteLevel"}
-        self._byte_fallback = "ByteFallback" in kinds
-        self.exact = self._byte_level or (
-            bool(kinds)
-            and kinds <= {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
-            and all(_is_metaspace(n) for n in _nodes(spec.get("decoder")))
-        )
-
-    def _id(self, named: list[str], usual: tuple[str, ...]) -> int | None:
-        for name in named or usual:
-            found = self._first.token_to_id(name)
-            if found is not None:
-                return int(found)
-        return None
-
-    def _prefix(self, config: dict[str, Any]) -> tuple[int, ...]:
-        """What the file's own post-processor puts first, unless tokenizer_config.json says it of BOS."""
-        asked = config.get("add_bos_token")
-        if isinstance(asked, bool):
-            return (self.bos_id,) if asked and self.bos_id is not None else ()
-        encoding = self._first.encode("a", add_special_tokens=True)
-        count = 0
-        while count < len(encoding.ids) and encoding.special_tokens_mask[count]:
-            count += 1
-        return tuple(encoding.ids[:count])
-
-    def encode(self, text: str, *, first: bool) -> tuple[list[int], list[int]]:
-        encoding = (self._first if first else self._rest).encode(text, add_special_tokens=False)
-        prefix = self.prefix_ids if first else ()
-        return [*prefix, *encoding.ids], [0] * len(prefix) + [end for _, end in encoding.offsets]
-
-    def token_bytes(self, token: int) -> bytes:
-        if token in self._special:
-            return b""
-        if token in self._added:
-            return self._added[token].encode()
-        name = self._first.id_to_token(token)
-        if name is None:
-            return b""
-        if self._byte_level:
-            table = _bytes_of_characters()
-            return bytes(table[c] for c in name) if all(c in table for c in name) else name.encode()
-        byte = _BYTE_TOKEN.fullmatch(name) if self._byte_fallback else None
-        return bytes([int(byte[1], 16)]) if byte else name.replace("▁", " ").encode()
-
-    def decode(self, ids: list[int]) -> str:
-        return str(self._rest.decode(ids, skip_special_tokens=True))
-
-
 class SentencePieceVocabulary:
     """A tokenizer.model, read by `sentencepiece`."""
 
@@ -221,8 +129,9 @@ class SentencePieceVocabulary:
         # add_dummy_prefix (3) and remove_extra_whitespaces (4) off.
         self._rest = SentencePieceProcessor(model_proto=data + b"\x1a\x04\x18\x00\x20\x00")
         self.size = int(self._first.vocab_size())
-        self.bos_id = _at_least_0(self._first.bos_id())
-        self.eos_id = _at_least_0(self._first.eos_id())
+        bos, eos = int(self._first.bos_id()), int(self._first.eos_id())
+        self.bos_id = bos if bos >= 0 else None
+        self.eos_id = eos if eos >= 0 else None
         # LLaMA's and Mistral's own tokenizer class adds BOS unless its configuration says otherwise.
         adds = config.get("add_bos_token", True) is not False
         self.prefix_ids: tuple[int, ...] = (self.bos_id,) if adds and self.bos_id is not None else ()
@@ -244,63 +153,11 @@ class SentencePieceVocabulary:
         if not 0 <= token < self.size or self._first.is_control(token) or self._first.is_unknown(token):
             return b""
         name = self._first.id_to_piece(token)
-        byte = _BYTE_TOKEN.fullmatch(name) if self._first.is_byte(token) else None
+        byte = BYTE_TOKEN.fullmatch(name) if self._first.is_byte(token) else None
         return bytes([int(byte[1], 16)]) if byte else name.replace("▁", " ").encode()
+
+    def begins(self, ids: list[int]) -> bool:
+        return self.spaced and bool(self.prefix_ids) and ids[:1] == [self.prefix_ids[0]]
 
     def decode(self, ids: list[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
-
-
-def _at_least_0(token: int) -> int | None:
-    return token if token >= 0 else None
-
-
-def _fast(text: str) -> FastTokenizer:
-    from tokenizers import Tokenizer
-
-    fast = Tokenizer.from_str(text)
-    fast.no_truncation()
-    fast.no_padding()
-    fast.encode_special_tokens = True
-    return fast
-
-
-def _nodes(part: Any) -> list[dict[str, Any]]:
-    """A component of a tokenizer.json and the members of its sequences."""
-    if not isinstance(part, dict):
-        return []
-    inner = [member for key in ("normalizers", "pretokenizers", "decoders") for member in part.get(key) or []]
-    return [part, *(node for member in inner for node in _nodes(member))]
-
-
-def _is_metaspace(node: dict[str, Any]) -> bool:
-    """Whether a decoder does no more than write `▁` as a space (and strip the one in front)."""
-    if node.get("type") == "Replace":
-        return node.get("pattern") == {"String": "▁"} and node.get("content") == " "
-    return node.get("type") != "Metaspace" or node.get("replacement", "▁") == "▁"
-
-
-def _continuation(spec: dict[str, Any]) -> dict[str, Any] | None:
-    """The same tokenizer without a space in front of a text; None where there is none anyway."""
-    spec = json.loads(json.dumps(spec))
-    changed = False
-    for key in ("normalizer", "pre_tokenizer", "decoder"):
-        for node in _nodes(spec.get(key)):
-            if node.get("type") == "Metaspace" and node.get("prepend_scheme", "always") != "never":
-                node["prepend_scheme"], changed = "never", True
-                node.pop("add_prefix_space", None)
-            elif node.get("type") == "ByteLevel" and key == "pre_tokenizer" and node.get("add_prefix_space"):
-                node["add_prefix_space"], changed = False, True
-            elif key == "normalizer" and node.get("type") == "Prepend" and node.get("prepend"):
-                node["prepend"], changed = "", True
-            elif key == "decoder" and node.get("type") == "Strip" and node.get("start"):
-                node["start"], changed = 0, True
-    return spec if changed else None
-
-
-@lru_cache(maxsize=1)
-def _bytes_of_characters() -> dict[str, int]:
-    """The printable characters that byte-level BPE writes bytes as (GPT-2's bytes_to_unicode, inverted)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
