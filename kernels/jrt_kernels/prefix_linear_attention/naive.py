@@ -61,7 +61,9 @@ def prefix_linear_attention(
         return dense(q, k, v, k_enc, v_enc, lengths, initial_state)
     remaining = iter(lengths)
 
-    def one(*pieces: Tensor, initial_state: object) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        return dense(*pieces, next(remaining)[None], initial_state)  # type: ignore[misc]
+    def one(
+        q: Tensor, k: Tensor, v: Tensor, k_enc: Tensor, v_enc: Tensor, *, initial_state: object
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return dense(q, k, v, k_enc, v_enc, next(remaining)[None], initial_state)
 
     return by_sequence(one, [q, k, v, k_enc, v_enc], cu_seqlens, initial_state)
