@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
 @functools.cache
 def kinds(held_out: bool) -> tuple[Kind, ...]:
-    """The kinds of document of one side of the split; a kind may list a layout twice, to have it more often."""
+    """The kinds of document of one side of the split; a layout listed twice comes more often."""
     found = []
     for row in word_lists("kinds.txt")["heldout kinds" if held_out else "kinds"]:
         name, headings, layouts = (cell.strip() for cell in row.split("|"))

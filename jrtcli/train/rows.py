@@ -28,6 +28,7 @@ class Source(NamedTuple):
     asked: tuple[Asked, ...]
 
 
+_HEADING = 100  # characters kept before a value that a window is cut around, so that its field name is there
 _KIND_OF = {
     "510k number": "code", "predicate 510k number": "code", "applicant": "org", "measurand": "word",
     "panel": "class",
@@ -107,13 +108,14 @@ def _window(d: Draw, text: str, asked: tuple[Asked, ...], length_chars: int) -> 
     """A cut of about `length_chars`: from the start half of the time, else around a question drawn."""
     first = 0
     anchor = d.of(asked)
-    room = length_chars - (anchor.end - anchor.start)
+    room = length_chars - (anchor.end - anchor.start) - _HEADING
     if d.random() < 0.5 and room > 0 and len(text) > length_chars:
-        first = max(0, anchor.start - d.below(room))
+        first = max(0, anchor.start - _HEADING - d.below(room))
     elif anchor.end > length_chars:
-        first = max(0, anchor.start - max(0, room) // 2)
+        first = max(0, anchor.start - _HEADING - max(0, room) // 2)
     if first:
         first = text.find(" ", first, anchor.start) + 1 or first
+    heading = _HEADING // 2 if first else 0
     end = max(min(len(text), first + length_chars), anchor.end)
     cut = text[first:end]
     shift = first + len(cut) - len(cut.lstrip())
@@ -121,7 +123,7 @@ def _window(d: Draw, text: str, asked: tuple[Asked, ...], length_chars: int) -> 
     inside = tuple(
         Asked(a.question, a.answer, a.start - shift, a.end - shift)
         for a in asked
-        if a.start >= shift and a.end - shift <= len(cut)
+        if a.start >= shift + heading and a.end - shift <= len(cut)
     )
     return Source(cut, inside)
 
