@@ -26,6 +26,10 @@ _HIDDEN_NAMES = "head script style noscript template svg math iframe object sele
 _BLOCKS = frozenset(_BLOCK_NAMES.split())
 _PARAGRAPHS = frozenset(_PARAGRAPH_NAMES.split())
 _HIDDEN = frozenset(_HIDDEN_NAMES.split())
+# Glyphs that PDF fonts have for several letters; no question is asked with them.
+_LIGATURES = str.maketrans(
+    dict(zip("\ufb00\ufb01\ufb02\ufb03\ufb04", ("ff", "fi", "fl", "ffi", "ffl"), strict=True))
+)
 # A cell that holds one line of text stays on its row's line; one that lays out a page does not.
 _PLAIN_CELL = "plain cell"
 _CELLS = frozenset(("td", "th", _PLAIN_CELL))
@@ -61,7 +65,7 @@ def pdf(raw: bytes, name: str) -> tuple[str, tuple[int, ...]]:
             reader = pypdf.PdfReader(io.BytesIO(raw))
             if reader.is_encrypted and not reader.decrypt(""):
                 raise DocumentError(f"{name}: is encrypted: take the password off first (qpdf --decrypt)")
-            texts = [_tidy(page.extract_text()) for page in reader.pages]
+            texts = [_tidy(page.extract_text()).translate(_LIGATURES) for page in reader.pages]
     except DocumentError:
         raise
     except Exception as error:  # pypdf raises KeyError, RecursionError and more for a damaged file

@@ -209,6 +209,14 @@ def test_a_damaged_pdf_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
+def test_ligatures_of_a_pdf_are_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    monkeypatch.setattr(
+        pypdf.PageObject, "extract_text", lambda self: "de\ufb01ned e\ufb03cacy\0 \ud83d\udca7"
+    )
+    assert read(tmp_path, "a.pdf", pdf_bytes("x")).text == "defined efficacy \U0001f4a7"
+
+
 def test_docx(tmp_path: Path) -> None:
     pytest.importorskip("mammoth")
     pytest.importorskip("selectolax")
