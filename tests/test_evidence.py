@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrtcli.evidence import CaseRestorer, Grounding, grounding, restore_case
@@ -95,6 +95,7 @@ def test_an_answer_is_no_pattern(answer: str) -> None:
     assert grounding(answer, "nothing here").kind == "none"
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="aB1 .,-\n", max_size=60), start=st.integers(0, 60), length=st.integers(1, 20))
 def test_what_stands_as_whole_words_is_found(text: str, start: int, length: int) -> None:
     spaced = " ".join(text)  # every character a word of its own
@@ -108,6 +109,7 @@ def test_what_stands_as_whole_words_is_found(text: str, start: int, length: int)
         assert " ".join(spaced[begin:end].split()).lower() in " ".join(answer.split()).lower()
 
 
+@settings(deadline=None)
 @given(answer=st.text(max_size=30), text=st.text(max_size=60))
 def test_results_are_possible(answer: str, text: str) -> None:
     result = grounding(answer, text)
@@ -120,12 +122,12 @@ def test_a_megabyte_is_fast() -> None:
     document = DOCUMENT * (1_000_000 // len(DOCUMENT)) + "The Zebra quagga"
     answers = ["zebra  quagga", "nobody known to the applicant, a class of its own", "a a a a", "Class III"]
     restorer = CaseRestorer(document)
-    started = time.perf_counter()
+    started = time.process_time()
     for answer in answers:
         grounding(answer, document)
     assert restorer.push("the zebra quagga") + restorer.flush() == "The Zebra quagga"
     # About 0.5 s on one slow core; quadratic work would take minutes.
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 # --- the document's capitals ---
@@ -168,6 +170,7 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(points)]
 
 
+@settings(deadline=None)
 @given(
     answer=st.text(alphabet="abc ABCİßΣσς\n", max_size=20),
     document=st.text(alphabet="abc ABCİßΣσς\n", max_size=40),
@@ -188,6 +191,7 @@ def test_only_letters_change_and_at_most_one_piece_is_held(
         assert ours == theirs or ours.casefold() == theirs.casefold()
 
 
+@settings(deadline=None)
 @given(first=st.integers(0, 29), words=st.integers(1, 8), cuts=st.lists(st.integers(0, 80), max_size=12))
 def test_a_span_of_the_document_comes_out_as_it_stands(first: int, words: int, cuts: list[int]) -> None:
     # Every first word occurs once, so whatever the pieces, only one place can be meant.

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jrt_prompts import (
@@ -151,6 +151,7 @@ def test_a_question_is_data(name: str) -> None:
         assert order(prompt) == order(load_template(name).render(C, "x"))
 
 
+@settings(deadline=None)
 @given(document=st.text(min_size=1), question=st.text(min_size=1), reads=st.integers(1, 5))
 def test_segments_are_the_text(document: str, question: str, reads: int) -> None:
     if not document.strip() or not question.strip():
