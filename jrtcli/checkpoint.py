@@ -91,6 +91,9 @@ class Located:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Its own, its family's, or the one asked for; read when first used. Raises CheckpointError."""
+        return self._read_tokenizer()
+
+    def _read_tokenizer(self) -> Tokenizer:
         family = self.known.tokenizer if self.known else family_of(self.config)
         return load_tokenizer(self.tokenizer_source, folder=self.folder, family=family)
 
@@ -105,10 +108,9 @@ class Loaded(Located):
     dtype: str
     backend: str
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """As of Located. Raises CheckpointError also where it has more tokens than the model has rows."""
-        tokenizer = super().tokenizer
+    def _read_tokenizer(self) -> Tokenizer:
+        """Raises CheckpointError also where it has more tokens than the model has rows."""
+        tokenizer = super()._read_tokenizer()
         rows = self.model.vocab_size
         if tokenizer.size > rows:
             raise CheckpointError(
@@ -198,7 +200,7 @@ def locate(
     name = str(name_or_folder)
     path = Path(name_or_folder).expanduser()
     entry = known.find(name)
-    if path.is_dir() and (entry is None or (path / "config.json").is_file()):
+    if name and path.is_dir() and (entry is None or (path / "config.json").is_file()):
         folder, shown, source, entry = path, path.resolve().name, str(path.resolve()), None
     elif entry is not None and entry.bundled:
         folder, shown, source = known.BUNDLED, entry.name, "bundled"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,8 +202,11 @@ def _read_pickle(path: Path, *, zipped: bool) -> dict[str, Tensor]:
     import torch
 
     try:
-        # Only the zip form (torch >= 1.6) can be memory-mapped.
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols that it then reads, or refuses with an error.
+            warnings.simplefilter("ignore", UserWarning)
+            # Only the zip form (torch >= 1.6) can be memory-mapped.
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             raise CheckpointError(
