@@ -14,6 +14,7 @@ Symbols: B rows, T tokens (a multiple of 64), L tokens of a context.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from typing import NamedTuple
 
@@ -57,7 +58,15 @@ def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
     tokenizer: a `tokenizers.Tokenizer`, as trained by `jrtcli.train.vocabulary`. Raises JrtError if a file is
     missing.
     """
-    d = Draw(random.Random(f"{config.seed}/{step}").getrandbits(64), prose(config))
+    for attempt in itertools.count():
+        seed = random.Random(f"{config.seed}/{step}/{attempt}").getrandbits(64)
+        if made := _rows(config, tokenizer, Draw(seed, prose(config))):
+            return _padded(made)
+    raise AssertionError
+
+
+def _rows(config: DataConfig, tokenizer: Tokenizer, d: Draw) -> list[_Row]:
+    """The rows of a batch; none if every document was cut before its first fact."""
     length = config.document_tokens
     if d.random() < config.shorter:
         length = max(64, length // (2 if d.random() < 0.6 else 4))
@@ -75,9 +84,7 @@ def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
         for plan, context in zip(plans, contexts, strict=True)
     ]
     kept = [row for row in made if row is not None]
-    if not kept:  # every document was cut before its first fact
-        return batch(config, tokenizer, -step - 1)
-    return _padded(_alike(kept, d, config.tokens_per_step))
+    return _alike(kept, d, config.tokens_per_step) if kept else []
 
 
 @functools.cache

@@ -106,7 +106,7 @@ def examples(config: DataConfig, split: str, n: int, length: int) -> list[Exampl
     d = Draw(random.Random(f"examples/{config.seed}/{split}/{length}").getrandbits(64), prose(config))
     if split == "fda-dev":
         docs = corpora.labelled(config.fda_docs, config.fda_labels, True)
-        every = [(doc.id, source) for doc in docs for source in rows.each_field(doc, 4000)]
+        every = [found for doc in docs for found in rows.each_field(doc, 4000)]
         every.sort(key=lambda _: d.random())
         return [_example(name, source, 0) for name, source in every[:n]]
     made = []

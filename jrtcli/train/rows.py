@@ -149,12 +149,9 @@ def passages(d: Draw, found: tuple[Paragraph, ...], length_chars: int) -> Source
     return Source("\n".join(parts), tuple(asked))
 
 
-def each_field(doc: Labelled, length_chars: int) -> Iterator[Source]:
-    """The unchanged document as the evaluation shows it: its first characters, or as far as the value
-    lies."""
-    for label in doc.labels:
-        key = label.key
-        asked = Asked(
-            key[:1].upper() + key[1:] + ":", doc.text[label.start : label.end], label.start, label.end
-        )
-        yield Source(doc.text[: max(length_chars, label.end)], (asked,))
+def each_field(doc: Labelled, length_chars: int) -> Iterator[tuple[str, Source]]:
+    """The unchanged document as the evaluation shows it, once per field: its first characters, or as far as
+    the value lies. Each with an id made of the document's and the field's."""
+    for key, start, end in doc.labels:
+        asked = Asked(key[:1].upper() + key[1:] + ":", doc.text[start:end], start, end)
+        yield f"{doc.id}#{key.replace(' ', '_')}", Source(doc.text[: max(length_chars, end)], (asked,))
