@@ -2,8 +2,8 @@
 
     python examples/memory_flat.py mamba mamba2 gla based jrt_rnn [--tokens 262144]
 
-Weights are random: memory does not depend on them. Each length is read in a process of its own; its peak is what
-the operating system counted (ru_maxrss): interpreter, torch and weights are in it. A row takes minutes.
+Weights are random: memory does not depend on them. Each length is read in a process of its own; its peak is
+what the operating system counted (ru_maxrss): interpreter, torch and weights are in it. A row takes minutes.
 """
 
 from __future__ import annotations
