@@ -66,8 +66,9 @@ class EvalRecipe:
     every: int = 250
     """Steps between two evaluations; 0 never evaluates."""
     questions: int = 48
-    """Questions per length of document."""
-    document_tokens: tuple[int, ...] = (256, 512)
+    """Questions of each set."""
+    sets: tuple[str, ...] = ("train:256", "train:512")
+    """"split:tokens" as `jrtcli.train.data.examples` has them."""
     max_new_tokens: int = 24
 
 
@@ -178,7 +179,7 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides (values are TOML, or else text).
 
-    Paths of the tokenizer and of `model.init_from` are taken relative to the file.
+    Paths (tokenizer, model.init_from, every text in [data]) are taken relative to the file.
     Raises UsageError for a file that is missing or is not TOML, and for unknown keys.
     """
     path = Path(path)
@@ -200,6 +201,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         recipe,
         tokenizer=beside(recipe.tokenizer),
         model=replace(recipe.model, init_from=beside(recipe.model.init_from)),
+        data={key: beside(value) if isinstance(value, str) else value for key, value in recipe.data.items()},
     )
 
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor
 
 from jrtcli.errors import CheckpointError, UsageError
 from jrtcli.models import ARCHITECTURES, architecture
 from jrtcli.models.base import RecurrentLM
 from jrtcli.train.config import Recipe
 from jrtcli.train.recall import DevQuestion
-
-OUTPUT_PROJECTIONS = ("out_proj.weight", "fc2.weight")
-"""Matrices that write into the residual stream: they start smaller by sqrt(2 * layers), as in GPT-2."""
 
 
 @dataclass
@@ -39,18 +34,16 @@ class Parts:
 
 def build_parts(recipe: Recipe) -> Parts:
     """Make what a recipe describes. Raises UsageError for what it names and cannot be had."""
-    from jrtcli.tokens import Tokenizer
-    from jrtcli.train.data import batch
+    from tokenizers import Tokenizer
 
-    path = Path(recipe.tokenizer)
-    if not recipe.tokenizer or not path.is_file():
+    from jrtcli.train.data import batch
+    from jrtcli.train.dev import dev_questions, stop_ids
+
+    if not recipe.tokenizer or not Path(recipe.tokenizer).is_file():
         raise UsageError(f"recipe: tokenizer {recipe.tokenizer!r} is not there; name a tokenizer.json")
-    tokenizer = Tokenizer.from_file(path)
+    tokenizer = Tokenizer.from_file(recipe.tokenizer)
     data = data_configs(recipe)
     model = build_model(recipe)
-    from jrtcli.train.dev import dev_questions, newline_ids
-
-    questions = dev_questions(recipe, tokenizer) if recipe.eval.every else []
     return Parts(
         model=model,
         tokenizer=tokenizer,
@@ -58,8 +51,8 @@ def build_parts(recipe: Recipe) -> Parts:
         data=data,
         has_encoder=model.has_encoder,
         width=model.width,
-        questions=questions,
-        stop_ids=newline_ids(tokenizer),
+        questions=dev_questions(recipe, data[-1], tokenizer) if recipe.eval.every else [],
+        stop_ids=stop_ids(tokenizer),
     )
 
 
@@ -93,8 +86,10 @@ def build_model(recipe: Recipe) -> RecurrentLM:
     if recipe.model.init_from:
         model = warm_start(cls, Path(recipe.model.init_from), recipe.model.config)
     else:
-        model = cls(cls.Config.from_dict(recipe.model.config, None))  # type: ignore[attr-defined]
-        initialise(model)
+        make = getattr(cls, "from_config", None)
+        if make is None:
+            raise UsageError(f"recipe: {name} cannot be trained from scratch yet; name model.init_from")
+        model = make(recipe.model.config)
     model.requires_grad_(True)
     return model.train()
 
@@ -110,27 +105,18 @@ def warm_start(cls: type[RecurrentLM], folder: Path, changes: dict[str, Any]) ->
         weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: no checkpoint to start from ({error})") from None
-    for name in list(weights):
-        for part in ("proj_k", "proj_v"):
-            if cls.has_encoder and f".{part}.weight" in name:
-                weights.setdefault(name.replace(f".{part}.", f".{part}_enc."), weights[name].clone())
+    if cls.has_encoder:
+        _add_encoder(weights)
     return cls.from_checkpoint({**config, **changes}, weights)
 
 
-@torch.no_grad()
-def initialise(model: RecurrentLM) -> None:
-    """GPT-2's start: normal weights, small in the embedding and smaller where a layer writes its result.
-
-    Matrices get a standard deviation of 1/sqrt(columns) (0.02 at GPT-2's width would starve a narrow model).
-    """
-    depth = math.sqrt(2 * len(model.layers))
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for name, parameter in model.named_parameters():
-        if name.endswith(OUTPUT_PROJECTIONS):
-            parameter.div_(depth)
+def _add_encoder(weights: dict[str, Tensor]) -> None:
+    """Give a causal model's linear attentions the encoder projections they lack, copies of their own."""
+    for name in [n for n in weights if n.endswith(".mixer.proj_k.weight")]:
+        mixer = name.removesuffix("proj_k.weight")
+        weights.setdefault(f"{mixer}proj_k_enc.weight", weights[name].clone())
+        weights.setdefault(f"{mixer}proj_v_enc.weight", weights[f"{mixer}proj_v.weight"].clone())
+        filters = weights.get(f"{mixer}qkv_conv.weight")
+        if filters is not None:  # its rows are those of q, k, v in this order; the encoder has no q
+            keys = weights[name].shape[0]
+            weights.setdefault(f"{mixer}enc_conv.weight", filters[keys:].clone())
