@@ -161,11 +161,11 @@ class GatedLinearAttention(nn.Module):
         state = {"kv": torch.zeros(batch, self.config.num_heads, self.key_dim, self.value_dim, device=device)}
         for name, conv in self.convs.items():
             size, _, taps = conv.weight.shape  # type: ignore[misc]
-            state[name] = torch.zeros(batch, size, taps - 1, device=device)  # type: ignore[arg-type,operator]
+            state[name] = torch.zeros(batch, size, taps - 1, device=device)
         return state
 
     def _convolved(self, name: str, x: Tensor, state: LayerState, new: LayerState, span: Span) -> Tensor:
-        """x (B,T,C) through the short convolution of that name, if there is one; its state goes into `new`."""
+        """x (B,T,C) through the short convolution of that name, if there is one; its state goes to `new`."""
         if name not in self.convs:
             return x
         conv = self.convs[name]
@@ -246,11 +246,11 @@ def one_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in plain_names(weights).items():
         base, _, last = name.rpartition(".mlp.")
         up, down = f"{base}.mlp.up_proj.weight", weights.get(f"{base}.mlp.down_proj.weight")
-        if last == "gate_proj.weight" and up not in weights and down is not None:
-            if tensor.shape[0] == 2 * down.shape[1]:
-                new[name], new[up] = tensor.chunk(2)
-                continue
-        new[name.replace(".g_norm_swish_gate.", ".g_norm.")] = tensor
+        alone = last == "gate_proj.weight" and up not in weights
+        if alone and down is not None and tensor.shape[0] == 2 * down.shape[1]:
+            new[name], new[up] = tensor.chunk(2)
+        else:
+            new[name.replace(".g_norm_swish_gate.", ".g_norm.")] = tensor
     return new
 
 

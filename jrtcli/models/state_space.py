@@ -1,7 +1,7 @@
 """StateSpaceLM: what Mamba and Mamba-2 share: the two published formats, the block, the backbone.
 
 Formats: state-spaces/mamba (`d_model`, `n_layer`, `ssm_cfg`) and transformers (`hidden_size`, ...); both have
-the keys `backbone.{embedding|embeddings,layers.{i}.{norm,mixer},norm_f}`, and mostly no head but the embedding.
+the keys `backbone.{embedding|embeddings,layers.{i}.{norm,mixer},norm_f}`, and mostly a tied head.
 B batch, T tokens, D model dim, V vocabulary rows.
 """
 
