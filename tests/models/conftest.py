@@ -118,10 +118,13 @@ def gla(draw: Draw, fused_mlp: bool) -> tuple[Config, Weights]:
     weights["lm_head.weight"] = draw.linear(VOCAB, d, 2.0)
     for i in range(2):
         at = f"model.layers.{i}"
+        # Queries and keys that resemble each other: where there is one key only, the norm of the output divides
+        # by |q.k|, and a product near zero would make any rounding large.
+        q = draw.linear(key, d)
         weights |= {
             f"{at}.attn_norm.weight": draw.norm(d),
-            f"{at}.attn.q_proj.weight": draw.linear(key, d),
-            f"{at}.attn.k_proj.weight": draw.linear(key, d),
+            f"{at}.attn.q_proj.weight": q,
+            f"{at}.attn.k_proj.weight": (q + draw.linear(key, d, 0.5)) / math.sqrt(1.25),
             f"{at}.attn.v_proj.weight": draw.linear(value, d),
             f"{at}.attn.g_proj.weight": draw.linear(value, d),
             f"{at}.attn.gk_proj.0.weight": draw.linear(16, d),

@@ -1,8 +1,8 @@
 """The three laws over every architecture in every backend: split anywhere, alone or together, the same.
 
-Errors are relative RMS over a tensor of logits or of the state. FP32 is what sums in another order may
-differ by; BF16 what weights and activations of 8 bits make of it (a rounding is 2^-9 of a value, with
-some dozens in a row); both were measured, and stand at two to four times the largest that was seen.
+Errors are relative RMS over a tensor of logits or of the state. FP32 is what sums in another order may differ by
+(1e-6 was the largest seen), BF16 what weights and activations of 8 bits make of it: 9e-3 against the reference,
+4e-3 between two ways to read the same tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from jrtcli.errors import NotResumable
 from jrtcli.models.base import RecurrentLM
 from jrtcli.state import State
 
-FP32 = 2e-5
-BF16 = 4e-2
+FP32 = 3e-6
+BF16 = 2e-2
 VOCAB = 40
 BACKENDS = sorted(set.intersection(*(set(backends) for backends in OPS.values())))
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
