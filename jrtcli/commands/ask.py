@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,10 +58,12 @@ def ask(
 
     The answer is all that stdout holds; the report goes to stderr.
     """
+    if not doc:
+        raise UsageError("no document: give one with --doc FILE, or --doc - for stdin")
     questions, golds = _questions(question or [], answer or [])
     if fill not in WAYS:
         raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
-    document = _document(doc or [])
+    document = _document(doc)
     chosen = _template(template)
     console = Console(quiet=quiet)
     loaded = load(
@@ -169,9 +172,7 @@ def load(console: Console, model: str, **choices: Any) -> Loaded:
     """Load a checkpoint and its tokenizer, with a spinner unless the hub shows a progress bar of its own."""
     entry = known.find(model)
     local = Path(model).expanduser().is_dir() or (entry is not None and entry.bundled)
-    if not local:
-        console.note(f"loading {model}")
-    with console.status(f"loading {model}" if local else ""):
+    with console.status(f"loading {model}") if local else nullcontext():
         # torch is imported here, so that what is wrong before costs no seconds.
         from jrtcli.checkpoint import load as load_checkpoint
 
@@ -197,8 +198,6 @@ def _questions(questions: Sequence[str], answers: Sequence[str]) -> tuple[list[s
 
 
 def _document(sources: Sequence[str]) -> Document:
-    if not sources:
-        raise UsageError("no document: give one with --doc FILE, or --doc - for stdin")
     if list(sources).count("-") > 1:
         raise DocumentError("--doc -: stdin can be read only once")
     return join([read_document(source) for source in sources])
