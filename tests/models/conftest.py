@@ -118,8 +118,8 @@ def gla(draw: Draw, fused_mlp: bool) -> tuple[Config, Weights]:
     weights["lm_head.weight"] = draw.linear(VOCAB, d, 2.0)
     for i in range(2):
         at = f"model.layers.{i}"
-        # Queries and keys that resemble each other: where there is one key only, the norm of the output divides
-        # by |q.k|, and a product near zero would make any rounding large.
+        # Queries and keys that resemble each other: where there is one key only, the output's norm divides by
+        # |q.k|, and a product near zero would make any rounding large.
         q = draw.linear(key, d)
         weights |= {
             f"{at}.attn_norm.weight": draw.norm(d),

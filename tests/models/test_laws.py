@@ -1,8 +1,8 @@
 """The three laws over every architecture in every backend: split anywhere, alone or together, the same.
 
-Errors are relative RMS over a tensor of logits or of the state. FP32 is what sums in another order may differ by
-(1e-6 was the largest seen), BF16 what weights and activations of 8 bits make of it: 9e-3 against the reference,
-4e-3 between two ways to read the same tokens.
+Errors are relative RMS over a tensor of logits or of the state. FP32 is what sums in another order may differ
+by (1e-6 was the largest seen), BF16 what weights and activations of 8 bits make of it: 9e-3 against the
+reference, 4e-3 between two ways to read the same tokens.
 """
 
 from __future__ import annotations
