@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jrt_kernels.packed import by_sequence, compute_dtype
-from jrt_kernels.taylor_linear_attention.features import taylor_features
+from jrt_kernels.taylor_linear_attention.gradient import KeyValueSum
 from jrt_kernels.taylor_linear_attention.torch import State, taylor_linear_attention
 
 
@@ -45,12 +45,15 @@ def _encoder_state(
     """k_enc (B, E, H, K), v_enc (B, E, H, V), lengths (B,) -> S (B, H, F, V), z (B, H, F)."""
     dtype = compute_dtype(k_enc, v_enc)
     with torch.autocast(k_enc.device.type, enabled=False):
-        phi = taylor_features(k_enc.to(dtype).transpose(1, 2).contiguous())  # (B, H, E, F)
+        v_enc = v_enc.to(dtype)
+        values = torch.cat([v_enc, torch.ones_like(v_enc[..., :1])], dim=-1)
         if lengths is not None:
-            live = torch.arange(k_enc.shape[1], device=phi.device) < lengths[:, None]
-            phi = phi * live[:, None, :, None]
-        kv = torch.matmul(phi.transpose(-1, -2), v_enc.to(dtype).transpose(1, 2))
-        ksum = phi.sum(2)
+            live = torch.arange(k_enc.shape[1], device=k_enc.device) < lengths[:, None]
+            values = values * live[..., None, None]
+        state = KeyValueSum.apply(
+            k_enc.to(dtype).transpose(1, 2).contiguous(), values.transpose(1, 2).contiguous()
+        )
+    kv, ksum = state[..., :-1], state[..., -1]
     if initial_state is None:
         return kv, ksum
     return kv + initial_state[0].to(dtype), ksum + initial_state[1].to(dtype)

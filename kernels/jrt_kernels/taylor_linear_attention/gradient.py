@@ -1,8 +1,8 @@
 """Taylor linear attention in chunks with a gradient written by hand.
 
-autograd would keep and revisit every product of the feature map; here features are made again in the backward pass
-and everything else is a matrix product: about 2.4 times the speed of the composed form when training on a CPU.
-Values carry a last channel of ones, so that one product gives numerator and denominator.
+autograd would keep and revisit every product of the feature map; here features are made again in the backward
+pass and everything else is a matrix product: about 2.4 times the speed of the composed form when training on
+a CPU. Values carry a last channel of ones, so that one product gives numerator and denominator.
 
 B batch, H heads, C chunks, S tokens of a chunk, K key dim, V value dim, F folded features.
 """
@@ -72,7 +72,8 @@ def _add_products(total: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> Te
 
 
 class CausalChunks(torch.autograd.Function):
-    """q, k (B, H, C, S, K), values (B, H, C, S, V + 1), state (B, H, F, V + 1) -> sums like values, end state."""
+    """q, k (B, H, C, S, K), values (B, H, C, S, V + 1), state (B, H, F, V + 1) -> sums like values, end
+    state."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,8 @@ class CausalChunks(torch.autograd.Function):
 
 
 class KeyValueSum(torch.autograd.Function):
-    """k (B, H, E, K), values (B, H, E, V + 1), zero where a token does not count -> state (B, H, F, V + 1)."""
+    """k (B, H, E, K), values (B, H, E, V + 1), zero where a token does not count -> state (B, H, F, V +
+    1)."""
 
     @staticmethod
     def forward(ctx: Any, k: Tensor, values: Tensor) -> Tensor:

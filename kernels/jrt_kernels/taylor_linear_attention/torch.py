@@ -12,6 +12,7 @@ from torch import Tensor
 
 from jrt_kernels.packed import by_sequence, compute_dtype
 from jrt_kernels.taylor_linear_attention.features import feature_count, taylor_features
+from jrt_kernels.taylor_linear_attention.gradient import CausalChunks
 
 CHUNK_TOKENS = 64
 State = tuple[Tensor, Tensor]
@@ -76,6 +77,15 @@ def _chunks(
     def chunked(x: Tensor) -> Tensor:  # (B, T, H, X) -> (B, H, chunks, size, X), zero-filled at the end
         return F.pad(x, (0, 0, 0, 0, 0, tail)).unflatten(1, (count, size)).permute(0, 3, 1, 2, 4).contiguous()
 
+    if decay is None:
+        # Padded tokens have values, and a one beside them, of 0: they add nothing to numerator, denominator
+        # or state.
+        values = chunked(torch.cat([v, torch.ones_like(v[..., :1])], dim=-1))
+        state = torch.cat([kv, ksum[..., None]], dim=-1)
+        sums, state = CausalChunks.apply(chunked(q), chunked(k), values, state)
+        o = sums[..., :-1] / sums[..., -1:]
+        return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :tokens], (state[..., :-1], state[..., -1])
+
     q, k, v = chunked(q), chunked(k), chunked(v)
     phi_q, phi_k = taylor_features(q), taylor_features(k)
     if tail:  # a padded key has features too (the constant); it must not enter the state
@@ -88,13 +98,7 @@ def _chunks(
     scores = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     weights = (1 + scores + 0.5 * scores * scores).tril()
     denominator = weights.sum(-1, keepdim=True) + torch.matmul(phi_q, sums[:, :, :-1, :, None])
-
-    if decay is None:
-        states = torch.cat([kv[:, :, None], torch.matmul(phi_k.transpose(-1, -2), v)], dim=2).cumsum(2)
-        before, after = states[:, :, :-1], states[:, :, -1]
-        numerator = torch.matmul(weights, v) + torch.matmul(phi_q, before)
-    else:
-        numerator, after = _decayed(phi_q, phi_k, weights, v, decay, kv, tokens - (count - 1) * size)
+    numerator, after = _decayed(phi_q, phi_k, weights, v, decay, kv, tokens - (count - 1) * size)
     o = (numerator / denominator).permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :tokens]
     return o, (after, sums[:, :, -1])
 
