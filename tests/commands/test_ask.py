@@ -260,7 +260,7 @@ def test_one_seed_one_answer(ask: Callable[..., int], capsys: pytest.CaptureFixt
         (["--doc", "{doc}", "--question", "Who?", "--model", "{model}", "--backend", "x"], 2, "backend"),
         (["--doc", "{doc}", "--question", "Who?", "--model", "{model}", "--reads", "65"], 2, "reads"),
         (["--doc", "{doc}", "-Q", "a", "-Q", "b", "-a", "c", "--model", "{model}"], 2, "--answer"),
-        (["--doc", "{doc}", "-Q", "a", "--compare", "-t", "cq", "-m", "{model}"], 2, "reads"),
+        (["--doc", "{doc}", "-Q", "a", "--compare", "-t", "{dir}/one.toml", "-m", "{model}"], 2, "reads"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -275,6 +275,7 @@ def test_a_mistake_is_one_line(
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "binary").write_bytes(b"\x7fELF\x00\x01\x02\xff")
     (tmp_path / "latin1").write_bytes("Größe".encode("latin-1"))
+    (tmp_path / "one.toml").write_text("parts = [{ context = true }, { question = true }]")
     filled = [a.format(doc=document, dir=tmp_path, model=folder) for a in arguments]
     found = main(["ask", *filled])
     captured = capsys.readouterr()
