@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
+from jrtcli import hub
+from jrtcli.errors import CheckpointError
+from jrtcli.weights import weight_files
+
 TINY = "tiny"
 """The short name of the bundled checkpoint, which is the default everywhere."""
 
@@ -114,6 +118,20 @@ def find(name: str) -> Known | None:
         if copies and wanted in (f"{entry.name}-hf", f"{entry.hub_id.lower()}-hf"):
             return replace(entry, name=f"{entry.name}-hf", hub_id=f"{entry.hub_id}-hf")
     return None
+
+
+def folder_here(entry: Known) -> Path | None:
+    """Where a checkpoint lies on this machine, its weights complete; None if it does not. Uses no network."""
+    if entry.bundled:
+        return BUNDLED
+    config = hub.cached_file(entry.hub_id, "config.json")
+    if config is None:
+        return None
+    try:
+        weight_files(config.parent)
+    except CheckpointError:
+        return None
+    return config.parent
 
 
 def _bundled(folder: Path) -> Known | None:
