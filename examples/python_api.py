@@ -73,7 +73,7 @@ def main(model: str = "tiny", document_path: str = str(DOCUMENT), question: str 
     print(f"confidence {answer.confidence}, first token after {answer.first_token_s:.2f} s")
 
     # Is it right, and where does it stand?
-    print("scores:", score(answer.text, ["K153137"]))
+    print("scores:", score(answer.text, ["QZF"]))
     report = judge(answer, document, loaded)
     print(
         "evidence:", report.grounding.kind, [str(document.locate(*span)) for span in report.grounding.spans]
