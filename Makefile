@@ -19,6 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "jrt needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV): some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
@@ -26,9 +27,9 @@ install: $(STAMP)  ## build .venv and install jrt into it
 
 demo: $(STAMP)  ## ask the bundled model three questions about a document
 	$(BIN)/jrt ask --doc $(DEMO_DOC) \
-	  --question "What is the 510(k) number?" \
-	  --question "What is the device name?" \
-	  --question "Who is the applicant?"
+	  --question "Document number:" \
+	  --question "Applicant:" \
+	  --question "Shelf life:"
 
 test: lint types pytest  ## lint, types and the whole test suite
 
