@@ -79,6 +79,11 @@ def dispatch(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code. Raises JrtError for what the user got wrong."""
     try:
         result = get_command(build()).main(list(argv) or ["--help"], prog_name="jrt", standalone_mode=False)
+    except SystemExit as error:
+        # Typer ends the program at a closed pipe; `run` decides how it ends.
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as error:
