@@ -50,7 +50,7 @@ def gla(
     if tokens == 0:
         return torch.zeros_like(v), state
     if tokens == 1:
-        state = torch.exp(g_).transpose(2, 3) * state + k_.transpose(2, 3) * v_
+        state = (torch.exp(g_).transpose(2, 3) * state).addcmul_(k_.transpose(2, 3), v_)
         return (q_ @ state).transpose(1, 2).to(v.dtype), state
     g_ = g_.clamp(min=GONE)
     pieces = []

@@ -53,7 +53,7 @@ def selective_scan(
     written = dt_ * x_
     tokens = x.shape[1]
     if tokens == 1:
-        state = torch.exp2(dt_ * log2_decay) * state + written * B_.transpose(1, 2)
+        state = ((dt_ * log2_decay).exp2_() * state).addcmul_(written, B_.transpose(1, 2))
         y = C_ @ state
     elif tokens == 0:
         y = torch.zeros_like(x_)
@@ -73,10 +73,11 @@ def _tiled(
     # With a graph to build, few large operations beat a buffer that fits a cache.
     span = -(-tokens // TILE) * TILE if graph else TILE * GROUP
     outputs = []
+    buffers: list[Tensor] = []  # the large ones, kept from group to group
     for start in range(0, tokens, span):
         stop = min(start + span, tokens)
         cut = [_whole_tiles(t[:, start:stop]) for t in (written, dt, B, C)]
-        y, state = _group(cut[0], cut[1], cut[2], cut[3], log2_decay, state, graph)
+        y, state = _group(cut[0], cut[1], cut[2], cut[3], log2_decay, state, graph, buffers)
         outputs.append(y[:, : stop - start])
     return torch.cat(outputs, 1), state
 
@@ -88,19 +89,35 @@ def _whole_tiles(tensor: Tensor) -> Tensor:
 
 
 def _group(
-    written: Tensor, dt: Tensor, B: Tensor, C: Tensor, log2_decay: Tensor, state: Tensor, graph: bool
+    written: Tensor,
+    dt: Tensor,
+    B: Tensor,
+    C: Tensor,
+    log2_decay: Tensor,
+    state: Tensor,
+    graph: bool,
+    buffers: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """All tokens of some whole tiles, at once."""
+    """All tokens of some whole tiles, at once. Without a graph to build, `buffers` are written over."""
     batch, tokens, channels = dt.shape
     tiles, states = tokens // TILE, B.shape[2]
     dt = dt.unflatten(1, (tiles, TILE))
-    decays = dt[..., None, :] * log2_decay  # (B,K,P,N,D)
-    decays = torch.exp2(decays) if graph else decays.exp2_()
-    writes = written.unflatten(1, (tiles, TILE))[..., None, :] * B.unflatten(1, (tiles, TILE))[..., None]
+    steps, writes_ = dt[..., None, :], written.unflatten(1, (tiles, TILE))[..., None, :]
+    keys = B.unflatten(1, (tiles, TILE))[..., None]
+    if graph:
+        decays = torch.exp2(steps * log2_decay)  # (B,K,P,N,D)
+        writes = writes_ * keys
+    else:
+        shape = (batch, tiles, TILE, states, channels)
+        if not buffers or buffers[0].shape != shape:
+            buffers[:] = [dt.new_empty(shape), dt.new_empty(shape)]
+        decays, writes = buffers
+        torch.mul(steps, log2_decay, out=decays).exp2_()
+        torch.mul(writes_, keys, out=writes)
     if tiles > 1:
-        local = writes[:, :, 0]
+        local = writes[:, :, 0].clone()
         for p in range(1, TILE):
-            local = torch.addcmul(writes[:, :, p], decays[:, :, p], local)
+            local = torch.addcmul(writes[:, :, p], decays[:, :, p], local, out=None if graph else local)
         whole = torch.exp2(dt.sum(2)[..., None, :] * log2_decay)  # (B,K,N,D)
         entered = []
         for k in range(tiles):

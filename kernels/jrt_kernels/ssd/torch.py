@@ -5,6 +5,8 @@ Symbols: B batch, T tokens, H heads, P head dim, N state dim, G groups, J heads 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,12 +44,13 @@ def ssd(
         state = x_.new_zeros(batch, groups, each * width, states)
     else:
         state = initial_state.to(real).reshape(batch, groups, each * width, states)
-    decay = dt_ * A_  # log
+    # exp2 is more than twice as fast as exp in PyTorch on a CPU.
+    decay = dt_ * (A_ * math.log2(math.e))
     written = dt_[..., None] * x_
     if tokens == 1:
-        kept = torch.exp(decay).view(batch, groups, each, 1, 1)
+        kept = torch.exp2(decay).view(batch, groups, each, 1, 1)
         state = (state.unflatten(2, (each, width)) * kept).flatten(2, 3)
-        state = torch.addcmul(state, written.view(batch, groups, each * width, 1), B_[:, 0, :, None])
+        state.addcmul_(written.view(batch, groups, each * width, 1), B_[:, 0, :, None])  # of the product
         y = (state @ C_[:, 0, :, :, None]).view(batch, 1, heads, width)
     elif tokens == 0:
         y = torch.zeros_like(x_)
@@ -64,7 +67,7 @@ def ssd(
 
 
 def _chunk(written: Tensor, decay: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """written = dt x (B,L,H,P), decay = dt A (B,L,H), B and C (B,L,G,N), state (B,G,JP,N) -> y, state."""
+    """written = dt x (B,L,H,P), decay = dt A / ln 2 (B,L,H), B, C (B,L,G,N), state (B,G,JP,N) -> y, state."""
     batch, length, heads, width = written.shape
     groups = B.shape[2]
     each = heads // groups
@@ -75,14 +78,14 @@ def _chunk(written: Tensor, decay: Tensor, B: Tensor, C: Tensor, state: Tensor) 
     to_end = (total[..., -1:] - total).to(decay.dtype)
     between = (total[..., :, None] - total[..., None, :]).to(decay.dtype)  # (B,G,J,L,L)
     future = torch.ones(length, length, dtype=torch.bool, device=decay.device).triu(1)
-    weights = between.masked_fill(future, -torch.inf).exp() * (C @ B.transpose(2, 3))[:, :, None]
+    weights = between.masked_fill_(future, -torch.inf).exp2_() * (C @ B.transpose(2, 3))[:, :, None]
     values = written.view(batch, length, groups, each, width).permute(0, 2, 3, 1, 4)  # (B,G,J,L,P)
     inside = weights @ values
     # (B,G,L,J,P): one product for all heads of a group
     before = (C @ state.transpose(2, 3)).unflatten(3, (each, width))
-    scale = since_start.exp().permute(0, 3, 1, 2)[..., None]  # (B,L,G,J,1)
+    scale = since_start.exp2().permute(0, 3, 1, 2)[..., None]  # (B,L,G,J,1)
     y = torch.addcmul(inside.permute(0, 3, 1, 2, 4), before.transpose(1, 2), scale)
-    kept = since_start[..., -1].exp()[..., None, None]
-    left = (values * to_end.exp()[..., None]).transpose(3, 4).reshape(batch, groups, each * width, length)
+    kept = since_start[..., -1].exp2()[..., None, None]
+    left = (values * to_end.exp2()[..., None]).transpose(3, 4).reshape(batch, groups, each * width, length)
     state = (state.unflatten(2, (each, width)) * kept).flatten(2, 3) + left @ B
     return y.reshape(batch, length, heads, width), state
