@@ -15,6 +15,7 @@ from jrt_kernels.taylor_linear_attention.features import feature_count
 from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
 from jrtcli.models.layers import RMSNorm
+from jrtcli.models.linear import Linear
 
 CONV_TAPS = 3  # whatever config.json's kernel_sizes says, the published code builds 3
 
@@ -35,9 +36,9 @@ class BaseConv(nn.Module):
     def __init__(self, config: HybridConfig, backend: str) -> None:
         super().__init__()
         inner = config.expand_proj * config.n_embd // 2
-        self.in_proj = nn.Linear(config.n_embd, 2 * inner, bias=config.conv_bias)
+        self.in_proj = Linear(config.n_embd, 2 * inner, bias=config.conv_bias)
         self.conv = Filters(inner, CONV_TAPS, bias=config.conv_filter_bias)
-        self.out_proj = nn.Linear(inner, config.n_embd, bias=config.conv_bias)
+        self.out_proj = Linear(inner, config.n_embd, bias=config.conv_bias)
         self.short_conv = resolve("short_conv", backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
@@ -67,11 +68,11 @@ class LinearAttention(nn.Module):
         dim, self.heads = config.n_embd, config.linear_heads
         keys = self.heads * config.feature_dim
         self.feature_dim, self.head_dim = config.feature_dim, dim // self.heads
-        self.proj_q = nn.Linear(dim, keys, bias=False)
-        self.proj_k = nn.Linear(dim, keys, bias=False)
-        self.proj_v = nn.Linear(dim, dim, bias=False)
-        self.out_proj = nn.Linear(dim, dim, bias=False)
-        self.decay_proj = nn.Linear(dim, self.heads, bias=False) if config.use_decay_proj else None
+        self.proj_q = Linear(dim, keys, bias=False)
+        self.proj_k = Linear(dim, keys, bias=False)
+        self.proj_v = Linear(dim, dim, bias=False)
+        self.out_proj = Linear(dim, dim, bias=False)
+        self.decay_proj = Linear(dim, self.heads, bias=False) if config.use_decay_proj else None
         # Without decay_proj the published code ignores fixed_decay, and without fixed_decay it ignores
         # decay_proj.
         self.decays = config.use_decay_proj and config.fixed_decay

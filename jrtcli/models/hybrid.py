@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import RecurrentLM, load_weights
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
+from jrtcli.models.linear import Linear, fast_linear
 
 Kind = Literal["conv", "linear", "attention"]
 
@@ -210,7 +210,7 @@ class HybridLM(RecurrentLM):
             for i in range(len(config.kinds))
         )
         self.ln_f = norm()
-        self.lm_head = None if config.tied else nn.Linear(config.n_embd, config.vocab_rows, bias=False)
+        self.lm_head = None if config.tied else Linear(config.n_embd, config.vocab_rows, bias=False)
         nn.init.normal_(self.embeddings["word_embeddings"].weight, std=0.02)  # type: ignore[arg-type]
 
     def _mixer(self, i: int) -> nn.Module:
@@ -237,7 +237,7 @@ class HybridLM(RecurrentLM):
     def head(self, hidden: Tensor) -> Tensor:
         y = self.ln_f(hidden)
         table = self.embeddings["word_embeddings"].weight if self.lm_head is None else self.lm_head.weight
-        logits = F.linear(y, table)  # type: ignore[arg-type]
+        logits = fast_linear(y, table, None, None)  # type: ignore[arg-type]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @classmethod

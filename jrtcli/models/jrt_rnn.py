@@ -18,6 +18,7 @@ from jrt_kernels.registry import resolve
 from jrtcli.models.base import LayerState, Span, encoder_span
 from jrtcli.models.based import Based, Filters, LinearAttention
 from jrtcli.models.hybrid import HybridConfig
+from jrtcli.models.linear import Linear
 
 
 class PrefixLinearAttention(LinearAttention):
@@ -26,8 +27,8 @@ class PrefixLinearAttention(LinearAttention):
     def __init__(self, config: HybridConfig, backend: str) -> None:
         super().__init__(config, backend)
         dim, keys = config.n_embd, self.sizes[0]
-        self.proj_k_enc = nn.Linear(dim, keys, bias=False)
-        self.proj_v_enc = nn.Linear(dim, dim, bias=False)
+        self.proj_k_enc = Linear(dim, keys, bias=False)
+        self.proj_v_enc = Linear(dim, dim, bias=False)
         self.enc_conv = Filters(keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
         self.attend_prefix = resolve("prefix_linear_attention", backend)
 

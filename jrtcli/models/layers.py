@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.models.base import LayerState, Span
+from jrtcli.models.linear import Linear
 
 
 class RMSNorm(nn.Module):
@@ -35,8 +36,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, dim: int, inner: int, *, bias1: bool = False, bias2: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, 2 * inner, bias=bias1)
-        self.fc2 = nn.Linear(inner, dim, bias=bias2)
+        self.fc1 = Linear(dim, 2 * inner, bias=bias1)
+        self.fc2 = Linear(inner, dim, bias=bias2)
 
     def forward(self, x: Tensor) -> Tensor:
         y, gate = self.fc1(x).chunk(2, dim=-1)
@@ -81,8 +82,8 @@ class SoftmaxAttention(nn.Module):
         out_bias: bool = False,
     ) -> None:
         super().__init__()
-        self.Wqkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.out_proj = nn.Linear(dim, dim, bias=out_bias)
+        self.Wqkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.out_proj = Linear(dim, dim, bias=out_bias)
         self.heads, self.window, self.scale = heads, window, scale
         self.rotary_dims, self.rotary_base = int(rotary_fraction * (dim // heads)), rotary_base
         self.attend = resolve("sliding_window", backend)
