@@ -100,7 +100,12 @@ def test_ssm_cfg_overrides(ssm_cfg: dict[str, Any]) -> None:
     config, weights = checkpoint(SSM | {"ssm_cfg": ssm_cfg})
     want = logits(config, weights)
     # transformers spells the same
-    names = {"d_state": "state_size", "d_conv": "conv_kernel", "dt_rank": "time_step_rank", "bias": "use_bias"}
+    names = {
+        "d_state": "state_size",
+        "d_conv": "conv_kernel",
+        "dt_rank": "time_step_rank",
+        "bias": "use_bias",
+    }
     names |= {"conv_bias": "use_conv_bias", "expand": "expand"}
     same = HF | {names[k]: v for k, v in ssm_cfg.items() if k in names} | {"intermediate_size": None}
     assert torch.equal(logits(same, weights), want)
