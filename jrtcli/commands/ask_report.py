@@ -21,6 +21,7 @@ def report_rows(report: Report) -> list[tuple[str, str | Spans]]:
     rows: list[tuple[str, str | Spans]] = []
     if report.scores is not None:
         rows.append(("recall", _scores(report.scores)))
+    rows.append(("" if report.scores else "recall", _grounding(report)))
     rows += [("evidence" if i == 0 else "", line) for i, line in enumerate(_evidence(report))]
     if answer.confidence is not None:
         low = report.low_confidence
@@ -86,23 +87,26 @@ def _found(report: Report) -> str:
     return str(place) if found.found else f"{found.share:.0%} at {place}"
 
 
-def _evidence(report: Report) -> list[Spans]:
+def _grounding(report: Report) -> Spans:
+    """How much of the answer stands in the document, said plainly."""
     found = report.grounding
     if not report.answer.text:
-        return [[("no answer, so nothing to look for", "yellow")]]
-    if not found.spans:
-        return [[("not in the document: the answer may be invented", "yellow")]]
-    lines: list[Spans] = []
-    if not found.found:
-        lines.append([(f"only {found.share:.0%} of the answer stands in the document", "yellow")])
-    for start, end in found.spans[:3]:
-        lines.append(_excerpt(report, start, end))
-    if found.found:
-        if found.kind == "folded":
-            lines[-1].append((" (but for case, space or punctuation)", "dim"))
-        if found.count > 1:
-            lines[-1].append((f" (and {found.count - 1} more)", "dim"))
-    return lines
+        return [("no answer, so nothing to look for", "yellow")]
+    if found.kind == "exact":
+        return [("the answer stands in the document", "green")]
+    if found.kind == "folded":
+        return [("the answer stands in the document", "green"), (" but for case, space or punctuation", "")]
+    if found.kind == "partial":
+        return [(f"only {found.share:.0%} of the answer stands in the document", "yellow")]
+    return [("the answer is not in the document: it may be invented", "yellow")]
+
+
+def _evidence(report: Report) -> list[Spans]:
+    found = report.grounding
+    lines = [_excerpt(report, start, end) for start, end in found.spans[:3]]
+    if found.found and found.count > 1:
+        lines[-1].append((f" (and {found.count - 1} more)", "dim"))
+    return lines or [[("none", "yellow")]]
 
 
 def _excerpt(report: Report, start: int, end: int) -> Spans:

@@ -77,6 +77,7 @@ def test_the_answer_is_all_that_stdout_holds(
     assert ask() == 0
     captured = capsys.readouterr()
     assert captured.out == "Maria Kowalski\n"
+    assert "recall      the answer stands in the document\n" in captured.err
     assert "doc.txt:4  Contact person: [Maria Kowalski]" in captured.err
     assert "confidence  0.90 (mean token probability)" in captured.err
     assert "twice (template cqcq)" in captured.err
@@ -91,7 +92,9 @@ def test_an_answer_that_is_not_in_the_document_is_said_plainly(
 ) -> None:
     says("Zebra 77")
     assert ask() == 0
-    assert "not in the document" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "recall      the answer is not in the document: it may be invented" in said
+    assert "evidence    none" in said
 
 
 def test_low_confidence_is_said_plainly(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
