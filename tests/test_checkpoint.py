@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import jrtcli
 from jrtcli import known
-from jrtcli.checkpoint import detect, family_of, load, locate
+from jrtcli.checkpoint import MAX_LAYERS, load, locate
+from jrtcli.detection import detect, family_of
 from jrtcli.errors import CheckpointError, JrtError, UsageError
 from jrtcli.models import ARCHITECTURES
 from jrtcli.placement import MAIN_OPS, resolve_backend, resolve_device, resolve_dtype
@@ -343,7 +344,8 @@ def test_a_key_that_does_not_fit_is_named_with_both_shapes(
 def test_a_configuration_that_makes_no_model_is_one_line(golden: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     shutil.copytree(golden / "gla", folder)
-    for config in ({"model_type": "gla"}, {"model_type": "gla", "hidden_size": "big"}):
+    deep = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": MAX_LAYERS + 1}
+    for config in ({"model_type": "gla"}, {"model_type": "gla", "hidden_size": "big"}, deep):
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError) as caught:
             load(folder)
