@@ -4,8 +4,8 @@
 
 Random weights at the shapes of mamba-130m and mamba2-130m. Times are process CPU time, the best of the rounds
 of each side, so that a busy machine disturbs both alike; read the ratio. Ends with an error where the logits
-differ by more than rounding: 24 layers of random weights grow it, in fp32 to some 1e-4 of the logits in either
-program (measured against fp64).
+differ by more than rounding: 24 layers of random weights grow it, in either program (against fp64), to some
+1e-4 of the logits in fp32.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The selective scan of Mamba-1 in plain PyTorch: arXiv 2312.00752, equation 2.
 
-The tokens are cut into tiles of `TILE`. Every operation covers the same position of several tiles at once:
-a first pass finds what each tile adds to a state that it enters empty, a short carry gives each tile the
-state it really enters with, and a second pass makes all states. Nothing is divided by a decay, so the
-result is exact for any step size. Channels are innermost in memory, where the vector units want them.
+The tokens are cut into tiles of `TILE`. Without a graph to build, tile after tile is worked on in buffers
+that stay in a cache: decays and writes of all its tokens at once, one multiply-add per position, one
+product with C. To train, every operation covers the same position of all tiles: a first pass finds what
+each tile adds to a state that it enters empty, a short carry gives each tile the state it really enters
+with, and a second pass makes all states. Nothing is divided by a decay, so both are exact for any step
+size. Channels are innermost in memory, where the vector units want them.
 
 Symbols: B batch, T tokens, D channels, N states of a channel, K tiles, P positions in a tile.
 """
@@ -19,7 +21,6 @@ from torch.nn.functional import pad
 from jrt_kernels.packed import by_sequence, compute_dtype
 
 TILE = 16
-GROUP = 4  # tiles worked on at once without grad: a buffer of 64 tokens stays in the last-level cache
 
 
 def selective_scan(
@@ -58,84 +59,57 @@ def selective_scan(
     elif tokens == 0:
         y = torch.zeros_like(x_)
     else:
-        y, state = _tiled(written, dt_, log2_decay.contiguous(), B_, C_, state)
+        given = (written, dt_, log2_decay.contiguous(), B_, C_, state)
+        graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        y, state = _all_tiles(*given) if graph else _tile_by_tile(*given)
     if D is not None:
         y = torch.addcmul(y, x_, D.to(real))
     return y.to(x.dtype), state.transpose(1, 2)
 
 
-def _tiled(
+def _tile_by_tile(
     written: Tensor, dt: Tensor, log2_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """written = dt x (B,T,D), dt (B,T,D), log2_decay (N,D), B and C (B,T,N), state (B,N,D) -> y, state."""
-    tokens = dt.shape[1]
-    graph = torch.is_grad_enabled() and any(t.requires_grad for t in (written, dt, log2_decay, B, C, state))
-    # With a graph to build, few large operations beat a buffer that fits a cache.
-    span = -(-tokens // TILE) * TILE if graph else TILE * GROUP
-    outputs = []
-    buffers: list[Tensor] = []  # the large ones, kept from group to group
-    for start in range(0, tokens, span):
-        stop = min(start + span, tokens)
-        cut = [_whole_tiles(t[:, start:stop]) for t in (written, dt, B, C)]
-        y, state = _group(cut[0], cut[1], cut[2], cut[3], log2_decay, state, graph, buffers)
-        outputs.append(y[:, : stop - start])
-    return torch.cat(outputs, 1), state
-
-
-def _whole_tiles(tensor: Tensor) -> Tensor:
-    """(B,T,.) with T filled up by zeros: a token with dt = 0 leaves the state as it is."""
-    missing = -tensor.shape[1] % TILE
-    return pad(tensor, (0, 0, 0, missing)) if missing else tensor
-
-
-def _group(
-    written: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
-    log2_decay: Tensor,
-    state: Tensor,
-    graph: bool,
-    buffers: list[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """All tokens of some whole tiles, at once. Without a graph to build, `buffers` are written over."""
     batch, tokens, channels = dt.shape
-    tiles, states = tokens // TILE, B.shape[2]
-    dt = dt.unflatten(1, (tiles, TILE))
-    steps, writes_ = dt[..., None, :], written.unflatten(1, (tiles, TILE))[..., None, :]
-    keys = B.unflatten(1, (tiles, TILE))[..., None]
-    if graph:
-        decays = torch.exp2(steps * log2_decay)  # (B,K,P,N,D)
-        writes = writes_ * keys
-    else:
-        shape = (batch, tiles, TILE, states, channels)
-        if not buffers or buffers[0].shape != shape:
-            buffers[:] = [dt.new_empty(shape), dt.new_empty(shape)]
-        decays, writes = buffers
-        torch.mul(steps, log2_decay, out=decays).exp2_()
-        torch.mul(writes_, keys, out=writes)
-    if tiles > 1:
-        local = writes[:, :, 0].clone()
-        for p in range(1, TILE):
-            local = torch.addcmul(writes[:, :, p], decays[:, :, p], local, out=None if graph else local)
-        whole = torch.exp2(dt.sum(2)[..., None, :] * log2_decay)  # (B,K,N,D)
-        entered = []
-        for k in range(tiles):
-            entered.append(state)
-            state = torch.addcmul(local[:, k], whole[:, k], state)
-        current = torch.stack(entered, 1)
-    else:
-        current = state[:, None]
-    if graph:
-        every = []
-        for p in range(TILE):
-            current = torch.addcmul(writes[:, :, p], decays[:, :, p], current)
-            every.append(current)
-        writes = torch.stack(every, 2)
-    else:
-        for p in range(TILE):
-            current = writes[:, :, p].addcmul_(decays[:, :, p], current)
-    y = C.reshape(batch * tokens, 1, states) @ writes.reshape(batch * tokens, states, channels)
-    if tiles == 1:
-        state = current[:, 0] if graph else current[:, 0].clone()  # not a view that keeps the buffer alive
-    return y.view(batch, tokens, channels), state
+    y = torch.empty_like(written)
+    decays = dt.new_empty(batch, min(TILE, tokens), B.shape[2], channels)
+    writes = torch.empty_like(decays)
+    for start in range(0, tokens, TILE):
+        cut = slice(start, min(start + TILE, tokens))
+        length = cut.stop - start
+        decay, write = decays[:, :length], writes[:, :length]
+        torch.mul(dt[:, cut, None], log2_decay, out=decay).exp2_()
+        torch.mul(written[:, cut, None], B[:, cut, :, None], out=write)
+        for p in range(length):
+            state = write[:, p].addcmul_(decay[:, p], state)  # from writes to states, in place
+        y[:, cut] = (C[:, cut, None] @ write).squeeze(2)
+        state = state.clone()  # the next tile writes over the buffer
+    return y, state
+
+
+def _all_tiles(
+    written: Tensor, dt: Tensor, log2_decay: Tensor, B: Tensor, C: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `_tile_by_tile`, with nothing written over."""
+    tokens = dt.shape[1]
+    # (B,K,P,.), filled up by zeros: a token with dt = 0 leaves the state as it is.
+    written, dt, B, C = (
+        pad(tensor, (0, 0, 0, -tokens % TILE)).unflatten(1, (-1, TILE)) for tensor in (written, dt, B, C)
+    )
+    decays = torch.exp2(dt[..., None, :] * log2_decay)  # (B,K,P,N,D)
+    writes = written[..., None, :] * B[..., None]
+    added = writes[:, :, 0]
+    for p in range(1, TILE):
+        added = torch.addcmul(writes[:, :, p], decays[:, :, p], added)
+    whole = torch.exp2(dt.sum(2)[..., None, :] * log2_decay)  # (B,K,N,D)
+    entered = []
+    for k in range(dt.shape[1]):
+        entered.append(state)
+        state = torch.addcmul(added[:, k], whole[:, k], state)
+    current, states = torch.stack(entered, 1), []
+    for p in range(TILE):
+        current = torch.addcmul(writes[:, :, p], decays[:, :, p], current)
+        states.append(current)
+    y = (C[..., None, :] @ torch.stack(states, 2)).squeeze(3)
+    return y.flatten(1, 2)[:, :tokens], state
