@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,7 +56,7 @@ def train(
     if minutes is not None:
         plan = replace(plan, minutes=minutes)
     try:
-        from jrtcli.train import loop
+        from jrtcli.train import events, loop
     except ModuleNotFoundError as error:
         if error.name != "accelerate":
             raise
@@ -66,10 +66,10 @@ def train(
     mode = "fresh" if fresh else "always" if resume else "auto"
     with _interrupts() as pressed, console.progress("training", plan.steps, unit="steps") as bar:
 
-        def show(event: loop.Event) -> None:
-            if isinstance(event, loop.Progress):
+        def show(event: events.Event) -> None:
+            if isinstance(event, events.Progress):
                 bar.update(event.step, **_fields(event))
-            if not isinstance(event, loop.Progress) or not console.stderr_terminal:
+            if not isinstance(event, events.Progress) or not console.stderr_terminal:
                 console.note(describe(event))
 
         result = loop.train(plan, on_event=show, stop=lambda: bool(pressed), resume=mode)
@@ -79,44 +79,44 @@ def train(
     return EXIT_INTERRUPTED if result.ended == "interrupted" else EXIT_DONE
 
 
-def _fields(event: object) -> dict[str, object]:
-    from jrtcli.train import loop
+def _fields(event: object) -> dict[str, Any]:
+    from jrtcli.train import events
 
-    assert isinstance(event, loop.Progress)
-    shown: dict[str, object] = {k: v for k, v in event.means.items() if k != "tag_loss"}
+    assert isinstance(event, events.Progress)
+    shown: dict[str, Any] = {k: v for k, v in event.means.items() if k != "tag_loss"}
     return {**shown, "tokens/s": f"{event.tokens_per_s:,.0f}"}
 
 
 def describe(event: object) -> str:
     """One plain line for an event of the loop."""
-    from jrtcli.train import loop
+    from jrtcli.train import events
 
-    if isinstance(event, loop.Started):
+    if isinstance(event, events.Started):
         begin = f"resumed at step {event.step:,}" if event.step else "started"
         return (
             f"{begin}: {event.parameters:,} parameters, {event.steps:,} steps, {event.device}, "
             f"{event.precision}, into {event.output}"
         )
-    if isinstance(event, loop.Progress):
+    if isinstance(event, events.Progress):
         means = " ".join(f"{name} {value:.3f}" for name, value in event.means.items() if name != "tag_loss")
         waited = f" waited {event.waited_s:.1f}s" if event.waited_s > 1 else ""
         return (
             f"step {event.step}/{event.steps} stage {event.stage + 1} {means} {event.tokens / 1e6:.2f} Mtok "
             f"{event.tokens_per_s:,.0f} tokens/s {event.left_s / 60:.0f} min left{waited}"
         )
-    if isinstance(event, loop.Evaluated):
+    if isinstance(event, events.Evaluated):
         shares = " ".join(f"{group} {share:.1%}" for group, share in event.recall.items())
         mark = " (best so far)" if event.best else ""
         return (
             f"step {event.step} recall {shares} of {event.questions} questions in {event.seconds:.0f}s{mark}"
         )
-    assert isinstance(event, loop.Saved)
+    assert isinstance(event, events.Saved)
     return f"step {event.step} saved {event.folder}"
 
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Ctrl-C (or SIGTERM) fills the list, so that the loop can finish its step and save; a second one stops at once."""
+    """Ctrl-C (or SIGTERM) fills the list: the loop ends its step and saves. A second one stops at once."""
     pressed: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -61,7 +61,7 @@ class LossRecipe:
 
 @dataclass(frozen=True)
 class EvalRecipe:
-    """Recall on generated documents of the dev slice while the model trains; the best checkpoint is chosen by it."""
+    """Recall on dev documents while the model trains; the best checkpoint is chosen by it."""
 
     every: int = 250
     """Steps between two evaluations; 0 never evaluates."""
@@ -252,3 +252,31 @@ def lr_factor(recipe: Recipe, step: int) -> float:
     progress = min(1.0, (step - start) / max(1, recipe.steps - start))
     left = 1 - progress if o.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return factor * (o.final_lr + (1 - o.final_lr) * left)
+
+
+FREE_TO_CHANGE = ("output", "minutes", "log_every", "save_every", "workers", "eval", "tokenizer")
+"""Parts of a recipe that a resumed run may change: they do not touch the losses."""
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Top-level keys, or table.key, that differ and may not."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = _plain(old.get(key)), _plain(new.get(key))
+        if key in FREE_TO_CHANGE or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            names = sorted(before.keys() | after.keys())
+            found += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
+        else:
+            found.append(key)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that a recipe equals itself after being saved."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value

@@ -13,7 +13,7 @@ from jrtcli.train.recall import DevQuestion
 
 
 def dev_questions(recipe: Recipe, data: Any, tokenizer: Tokenizer) -> list[DevQuestion]:
-    """`eval.questions` questions of each of `eval.sets` ("split:tokens" as `jrtcli.train.data.examples` has them).
+    """`eval.questions` questions of each of `eval.sets`, "split:tokens" as `data.examples` has them.
 
     Raises UsageError for a set that does not exist.
     """

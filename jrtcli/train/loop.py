@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,116 +19,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from jrtcli.errors import JrtError, UsageError
-from jrtcli.train.config import Recipe, lr_factor, stage_at
+from jrtcli.train.config import Recipe, differences, lr_factor, stage_at
+from jrtcli.train.events import Evaluated, Event, Progress, Result, Saved, Started
 from jrtcli.train.loss import Objective, Sums, batch_totals, find_tag_layer
 from jrtcli.train.optim import WeightAverage, build_optimizers, set_lr
 from jrtcli.train.parts import Parts, build_parts
+from jrtcli.train.prefetch import Batches
 from jrtcli.train.recall import recall
 from jrtcli.train.save import Metrics, clear, load_trainer, save_model, save_trainer, versions
-
-BATCHES_AHEAD = 4
-FREE_TO_CHANGE = ("output", "minutes", "log_every", "save_every", "workers", "eval", "tokenizer")
-"""Parts of a recipe that a resumed run may change: they do not touch the losses."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """Before the first step; `step` is above 0 for a resumed run."""
-
-    step: int
-    steps: int
-    parameters: int
-    device: str
-    precision: str
-    output: Path
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Means since the last such event."""
-
-    step: int
-    steps: int
-    stage: int
-    tokens: int
-    tokens_per_s: float
-    left_s: float
-    waited_s: float
-    """Time the loop stood still for want of a batch."""
-    means: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """Recall on the dev slice: shares by group, and whether it is the best so far."""
-
-    step: int
-    recall: dict[str, float]
-    questions: int
-    best: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint is on the disk."""
-
-    step: int
-    folder: Path
-
-
-Event = Started | Progress | Evaluated | Saved
-
-
-@dataclass
-class Result:
-    """How a run ended: "done", "interrupted" or "out of time"; `best` is the folder to use."""
-
-    ended: str
-    step: int
-    tokens: int
-    best: Path
-    score: float | None
-    seconds: float
-
-
-class Batches:
-    """Batches of steps in order, made ahead of time by a thread or by processes."""
-
-    def __init__(self, parts: Parts, recipe: Recipe, step: int) -> None:
-        self.parts, self.recipe = parts, recipe
-        self.pool: Executor
-        if recipe.workers:
-            # spawn: a forked copy of a process that runs torch threads can hang
-            self.pool = ProcessPoolExecutor(recipe.workers, mp_context=get_context("spawn"))
-        else:
-            self.pool = ThreadPoolExecutor(1)
-        self.next_step = step
-        self.queue: deque[Future[Any]] = deque()
-        self.waited_s = 0.0
-
-    def _fill(self) -> None:
-        while (
-            len(self.queue) < max(BATCHES_AHEAD, 2 * self.recipe.workers)
-            and self.next_step < self.recipe.steps
-        ):
-            config = self.parts.data[stage_at(self.recipe, self.next_step)]
-            self.queue.append(
-                self.pool.submit(self.parts.batch, config, self.parts.tokenizer, self.next_step)
-            )
-            self.next_step += 1
-
-    def get(self) -> Any:
-        """The batch of the next step."""
-        self._fill()
-        began = time.perf_counter()
-        batch = self.queue.popleft().result()
-        self.waited_s += time.perf_counter() - began
-        return batch
-
-    def close(self) -> None:
-        """Drop what was not used."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -208,7 +103,7 @@ class _Run:
                 raise UsageError(f"{self.output}: no checkpoint to resume from; leave out --resume to start")
             return None
         if self.resume == "auto":
-            changed = _differences(saved["recipe"], self.recipe.as_dict())
+            changed = differences(saved["recipe"], self.recipe.as_dict())
             if changed:
                 raise UsageError(
                     f"{self.output} holds a run of another recipe (different: {', '.join(changed)}); "
@@ -250,7 +145,7 @@ class _Run:
     def _steps(self, began: float) -> str:
         recipe = self.recipe
         batches = Batches(self.parts, recipe, self.step)
-        mark, mark_tokens = time.perf_counter(), self.tokens
+        mark, mark_tokens, mark_step = time.perf_counter(), self.tokens, self.step
         ended = "done"
         try:
             while self.step < recipe.steps:
@@ -263,8 +158,8 @@ class _Run:
                 self._one(batches.get())
                 if self.step % recipe.log_every == 0 or self.step == recipe.steps:
                     now = time.perf_counter()
-                    self._log(now - mark, self.tokens - mark_tokens, batches.waited_s)
-                    mark, mark_tokens, batches.waited_s = now, self.tokens, 0.0
+                    self._log(now - mark, self.tokens - mark_tokens, self.step - mark_step, batches.waited_s)
+                    mark, mark_tokens, mark_step, batches.waited_s = now, self.tokens, self.step, 0.0
                 every = recipe.eval.every
                 if every and (self.step % every == 0 or self.step == recipe.steps):
                     self._evaluate()
@@ -306,7 +201,7 @@ class _Run:
         self.tokens += batch.tokens.numel()
         self.longest = max(self.longest, batch.tokens.shape[1])
 
-    def _log(self, seconds: float, tokens: int, waited_s: float) -> None:
+    def _log(self, seconds: float, tokens: int, steps: int, waited_s: float) -> None:
         means = self.window.means()
         self.window = Sums()
         if not math.isfinite(means["loss"]):
@@ -315,7 +210,7 @@ class _Run:
                 f"optimizer.adamw_lr and run again (the last checkpoint in {self.output} is kept)"
             )
         rate = tokens / max(seconds, 1e-9)
-        left_s = (self.recipe.steps - self.step) * (tokens / max(1, self.recipe.log_every)) / max(rate, 1e-9)
+        left_s = (self.recipe.steps - self.step) * seconds / steps
         stage = stage_at(self.recipe, self.step - 1)
         self.on_event(
             Progress(self.step, self.recipe.steps, stage, self.tokens, rate, left_s, waited_s, means)
@@ -395,27 +290,3 @@ class _Run:
             },
         )
         self.on_event(Saved(self.step, self.output / "last"))
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Top-level keys, or table.key, that differ and may not."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = _plain(old.get(key)), _plain(new.get(key))
-        if key in FREE_TO_CHANGE or before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            names = sorted(before.keys() | after.keys())
-            found += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
-        else:
-            found.append(key)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that a recipe equals itself after being saved."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value

@@ -52,7 +52,7 @@ def balanced_binary_loss(logits: Tensor, bits: Tensor, positives: Tensor, negati
 
 @dataclass
 class Sums:
-    """Counts and sums over batches, as tensors: means are taken when shown, so adding never waits for a device."""
+    """Counts and sums over batches, as tensors: adding them never waits for a device."""
 
     loss: Any = 0.0
     tag_loss: Any = 0.0
@@ -78,7 +78,7 @@ class Sums:
         return {f.name: float(getattr(self, f.name)) for f in fields(self)}
 
     def means(self) -> dict[str, float]:
-        """What is shown: loss, ce (per answer token), answer and first-token accuracy, tag (balanced accuracy)."""
+        """What is shown: loss, ce per answer token, accuracy of answers and first tokens, balanced tags."""
         n = self.numbers()
 
         def ratio(part: str, whole: str) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jrtcli.train.config import OptimizerRecipe
 
 NOT_HIDDEN = ("embed", "lm_head", "tag_head", "norm", "conv.")
-"""Parts of names whose parameters AdamW takes whatever their shape: tables, heads, norms, convolution taps."""
+"""Parts of names whose parameters AdamW takes whatever their shape."""
 
 
 def split_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> tuple[list[Tensor], list[Tensor]]:

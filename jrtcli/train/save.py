@@ -28,7 +28,7 @@ METRICS = "metrics.jsonl"
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place, flush it to the disk, and move it there. Raises JrtError on a full disk etc."""
+    """Write a file beside its place, flush it to the disk, move it there. Raises JrtError when it cannot."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

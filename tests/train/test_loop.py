@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from jrtcli.errors import CheckpointError, JrtError, UsageError
 from jrtcli.train import loop
+from jrtcli.train.events import Evaluated
 from jrtcli.train.recall import contains
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def test_learns_and_says_so(whole: tuple[Path, Any, list[Any]]) -> None:
 
 def test_best_is_the_average_that_scored(whole: tuple[Path, Any, list[Any]]) -> None:
     output, result, events = whole
-    shares = [event.recall["all"] for event in events if isinstance(event, loop.Evaluated)]
+    shares = [event.recall["all"] for event in events if isinstance(event, Evaluated)]
     assert result.score == max(shares) and result.best == output / "best"
     training = json.loads((output / "best" / "training.json").read_text())
     assert training["score"] == result.score and training["recipe"]["steps"] == 40
@@ -110,7 +111,7 @@ def test_killed_goes_on_the_same(tmp_path: Path, whole: tuple[Path, Any, list[An
         child.wait()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 39, "loss": 1')  # a line cut off by the kill
-    result, events = tiny_run.run(str(tmp_path))
+    _, events = tiny_run.run(str(tmp_path))
     assert 10 <= events[0].step < 40
     assert lines(tmp_path) == lines(whole[0])
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.train.config import Recipe, from_dict
-from jrtcli.train.loop import Event, Result, train
+from jrtcli.train.events import Event, Result
+from jrtcli.train.loop import train
 from jrtcli.train.parts import Parts
 from jrtcli.train.recall import DevQuestion
 

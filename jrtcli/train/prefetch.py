@@ -1,0 +1,53 @@
+"""Batches made ahead of the steps that use them, so that a step never waits for its data."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from jrtcli.train.config import Recipe, stage_at
+from jrtcli.train.parts import Parts
+
+BATCHES_AHEAD = 4
+
+
+class Batches:
+    """Batches of steps in order, made ahead of time by a thread or by processes."""
+
+    def __init__(self, parts: Parts, recipe: Recipe, step: int) -> None:
+        self.parts, self.recipe = parts, recipe
+        self.pool: Executor
+        if recipe.workers:
+            # spawn: a forked copy of a process that runs torch threads can hang
+            self.pool = ProcessPoolExecutor(recipe.workers, mp_context=get_context("spawn"))
+        else:
+            self.pool = ThreadPoolExecutor(1)
+        self.next_step = step
+        self.queue: deque[Future[Any]] = deque()
+        self.waited_s = 0.0
+
+    def _fill(self) -> None:
+        while (
+            len(self.queue) < max(BATCHES_AHEAD, 2 * self.recipe.workers)
+            and self.next_step < self.recipe.steps
+        ):
+            config = self.parts.data[stage_at(self.recipe, self.next_step)]
+            self.queue.append(
+                self.pool.submit(self.parts.batch, config, self.parts.tokenizer, self.next_step)
+            )
+            self.next_step += 1
+
+    def get(self) -> Any:
+        """The batch of the next step."""
+        self._fill()
+        began = time.perf_counter()
+        batch = self.queue.popleft().result()
+        self.waited_s += time.perf_counter() - began
+        return batch
+
+    def close(self) -> None:
+        """Drop what was not used."""
+        self.pool.shutdown(wait=True, cancel_futures=True)
