@@ -1,9 +1,9 @@
 """Linear: a matrix product that is fast on a CPU when its weights are frozen.
 
-PyTorch hands fp32 products to MKL, which some CPUs run below their speed. oneDNN with weights reordered once
-is up to 2.4 times as fast (AMD Zen 5; a tenth faster on Zen 4). One row alone is bound by reading the
-weights, and needs no reordered copy: oneDNN (large weights) or a matrix-vector product (small ones) reads them
-two to three times as fast as MKL's general product.
+PyTorch hands fp32 products to MKL, which some CPUs run below their speed. oneDNN with weights reordered
+once is up to 2.4 times as fast (AMD Zen 5; a tenth faster on Zen 4). One row alone is bound by reading the
+weights, and needs no reordered copy: oneDNN (large weights) or a matrix-vector product (small ones) reads
+them two to three times as fast as MKL's general product.
 """
 
 from __future__ import annotations
