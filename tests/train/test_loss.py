@@ -58,7 +58,7 @@ class Layer(nn.Module):
 
 
 class Fixed(nn.Module):
-    """A model whose hidden state is the one-hot token and whose logits are 2 x it: it predicts a repetition."""
+    """Hidden states are one-hot tokens, logits twice that: it predicts a repetition."""
 
     def __init__(self, vocab: int = 4) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_objective_by_hand_and_logits_only_where_needed() -> None:
     objective = Objective(model, tag_layer=None, tag_weight=0.0, width=4)
     loss, sums = objective(TOKENS, WEIGHTS, torch.tensor([2, 2]), TAGS, batch_totals(WEIGHTS, TAGS))
     z = math.exp(2) + 3
-    # tokens[:, t] is predicted after tokens[:, t - 1]: repeated (weight 3), changed (weight 1), changed (weight 1)
+    # each token is predicted from the one before: repeated (weight 3), changed (1), changed (1)
     expected = (3 * math.log(z / math.exp(2)) + math.log(z) + math.log(z)) / 5
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert model.heads_asked == 3 and model.encoder is not None
@@ -122,7 +122,7 @@ def test_match_bit_head_reads_the_tapped_layer() -> None:
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:
-    """Each device gets some rows and the totals of all: the sum of its losses is the loss of the whole batch."""
+    """Each device gets some rows and the totals of all: their losses add up to that of the whole."""
     torch.manual_seed(0)
     objective = Objective(Fixed(), tag_layer=0, tag_weight=1.0, width=4)
     totals = batch_totals(WEIGHTS, TAGS)
