@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from jrtcli.errors import JrtError
+
 if TYPE_CHECKING:
     from jrtcli.models.base import RecurrentLM
     from jrtcli.state import State
@@ -119,6 +121,8 @@ class Generation(Iterator[Step]):
     def _choose(self, logits: Tensor) -> tuple[int, float]:
         # Rows past the tokenizer's size only pad the matrix: they stand for no token.
         real = logits[: self._real_tokens].float().cpu()
+        if bool(real.isnan().any()):
+            raise JrtError("the model's numbers overflowed: take --dtype float32, or bfloat16 on a GPU")
         probabilities = torch.softmax(real, dim=-1)
         if self._temperature <= 0:
             chosen = int(real.argmax())
@@ -149,5 +153,6 @@ def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generati
 
     Raises:
         ValueError: the prompt has no tokens, or `reencode` together with `state`.
+        JrtError: the logits are not numbers.
     """
     return Generation(model, ids, **options)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jrtcli.errors import JrtError
 from jrtcli.generate import generate
 
 
@@ -148,6 +149,13 @@ def test_progress_ends_at_the_whole_prompt() -> None:
     next(generate(model, ids, max_new_tokens=1, stop_ids=NOTHING, on_progress=note))
     assert len(seen) > 1 and seen[-1] == (1300, 1300)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_overflow_is_said_instead_of_an_answer() -> None:
+    model = tiny.model()
+    model.ln_f.weight.fill_(float("nan"))
+    with pytest.raises(JrtError, match="float32"):
+        next(generate(model, PROMPT, max_new_tokens=1, stop_ids=NOTHING))
 
 
 def test_an_empty_prompt_is_refused() -> None:

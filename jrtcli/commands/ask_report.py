@@ -132,9 +132,10 @@ def _flat(text: str) -> str:
 
 def _read(report: Report) -> str:
     answer = report.answer
-    extra = f"{answer.context_tokens:,} of the document"
+    extra = f"{answer.context_tokens:,} per reading"
     if answer.repeated_tokens or answer.padding_tokens:
-        extra += f", {answer.repeated_tokens:,} of it again and {answer.padding_tokens:,} of padding in front"
+        extra += f", in front {answer.repeated_tokens:,} of the document again"
+        extra += f" and {answer.padding_tokens:,} of padding"
     if answer.reused_tokens:
         extra += f", {answer.reused_tokens:,} reused"
     return (
