@@ -45,7 +45,7 @@ types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
 pytest: $(STAMP)  ## the test suite alone
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
 bundled: $(STAMP)  ## train the bundled model again (about an hour on two cores)
 	$(BIN)/jrt train examples/bundled.toml

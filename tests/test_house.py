@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -93,14 +94,21 @@ def _imports(name: str) -> Iterator[str]:
                 yield inner if inner in MODULES else node.module
 
 
+@lru_cache
+def _tree() -> tuple[Path, ...]:
+    """Every file that is ours: nothing below hidden folders, build output and training runs."""
+    found = []
+    for folder, below, files in os.walk(ROOT):
+        skip = ("build", "dist", "runs", "__pycache__")
+        below[:] = [
+            b for b in below if b not in skip and not b.startswith(".") and not b.endswith(".egg-info")
+        ]
+        found += [Path(folder) / name for name in files if name != ".git"]
+    return tuple(sorted(found))
+
+
 def _sources() -> list[Path]:
-    """Every Python file of the tree that is ours."""
-    return [p for p in sorted(ROOT.rglob("*.py")) if not _skipped(p)]
-
-
-def _skipped(path: Path) -> bool:
-    parts = path.relative_to(ROOT).parts
-    return any(p.startswith(".") or p in ("build", "dist", "runs", "__pycache__") for p in parts[:-1])
+    return [path for path in _tree() if path.suffix == ".py"]
 
 
 @every_module
@@ -287,9 +295,7 @@ def test_source_roots_are_set_everywhere() -> None:
 def test_no_path_of_a_developers_machine() -> None:
     private = re.compile(r"(?<![\w.~-])/(?:" + "|".join(("work", "root")) + r")/")
     suffixes = {".py", ".md", ".toml", ".txt", ".sh", ".json", ".cfg", ".in", ""}
-    for path in sorted(ROOT.rglob("*")):
-        if not path.is_file() or path.suffix not in suffixes or _skipped(path) or path.parent.name == ".git":
-            continue
-        if path.stat().st_size < 2_000_000 and path.name != ".git" and "egg-info" not in str(path):
+    for path in _tree():
+        if path.suffix in suffixes and path.stat().st_size < 2_000_000:
             found = private.search(path.read_text(errors="replace"))
-            assert not found, f"{path.relative_to(ROOT)} names {found.group() if found else ''}"
+            assert found is None, f"{path.relative_to(ROOT)} names {found}"
