@@ -104,11 +104,12 @@ def test_match_bit_head_reads_the_tapped_layer() -> None:
     objective = Objective(Fixed(), tag_layer=0, tag_weight=2.0, width=4)
     assert objective.tag_head is not None
     with torch.no_grad():
-        objective.tag_head.weight.copy_(torch.tensor([[0.0, math.log(3.0), 0.0, -math.log(3.0)]]))
+        objective.tag_head.weight.copy_(torch.tensor([[0.0, math.log(3.0) / 2, 0.0, -math.log(3.0) / 2]]))
         objective.tag_head.bias.zero_()
     totals = batch_totals(WEIGHTS, TAGS)
     assert totals.tolist() == [5.0, 1.0, 2.0]
     loss, sums = objective(TOKENS, WEIGHTS, None, TAGS, totals)
+    # The head reads the state divided by its root mean square, 1/2 for a one-hot of 4.
     # a one at token 1 (p = 3/4), a zero at token 1 (p = 3/4), a zero at token 3 (p = 1/4)
     tag = 0.5 * -math.log(3 / 4) + 0.5 * (-math.log(1 / 4) - math.log(3 / 4)) / 2
     assert sums.means()["tag_loss"] == pytest.approx(tag, rel=1e-5)
