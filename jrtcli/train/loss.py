@@ -171,7 +171,7 @@ class Objective(nn.Module):
         assert self.tag_head is not None
         at = tags >= 0
         bits = tags[at].float()
-        # The residual stream grows to tens: unscaled, each step of the head's weights would throw its scores about.
+        # The residual stream grows to tens: unscaled, each step of the head would throw its scores about.
         seen = torch.cat(tapped, dim=1)[at].float()
         scores = self.tag_head(F.rms_norm(seen, seen.shape[-1:])).squeeze(-1)
         with torch.no_grad():
