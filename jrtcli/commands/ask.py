@@ -149,6 +149,7 @@ class Session:
 
         stream = self.console.answer() if show else None
         asking = None
+        said = ""
         try:
             with self.console.progress("reading", unit="tokens") as bar:
                 asking = reader.ask(
@@ -158,12 +159,15 @@ class Session:
             while token is not None:
                 if stream is not None:
                     stream.push(token.text)
+                    said += token.text
                 token = next(asking, None)
         except KeyboardInterrupt:
             if asking is None:
                 raise
         answer = asking.answer
         if stream is not None:
+            # Interrupted, the last piece may still be waiting for its capitals.
+            stream.push(answer.text[len(said) :] if answer.text.startswith(said) else "")
             stream.end()
         return judge(answer, self.document, reader.loaded, golds)
 

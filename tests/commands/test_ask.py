@@ -234,6 +234,24 @@ def test_ctrl_c_keeps_what_was_said(
     assert said["finish_reason"] == "interrupted" and said["tokens"]["answer"] == 3
 
 
+def test_ctrl_c_shows_also_what_waited_for_its_capitals(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import jrtcli
+
+    model = tiny.save(tmp_path / "lower", "jrt_rnn", lowercase=True)
+    plan = jrtcli.load(model).tokenizer.encode(" maria kowalski", first=False)
+
+    def choose(self: Generation, logits: Any) -> tuple[int, float]:
+        if not plan:
+            raise KeyboardInterrupt
+        return plan.pop(0), 0.5
+
+    monkeypatch.setattr(Generation, "_choose", choose)
+    assert main(["ask", "-d", str(document), "-Q", QUESTION, "-m", str(model)]) == 130
+    assert capsys.readouterr().out == "Maria Kowalski\n"
+
+
 def test_one_seed_one_answer(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     for seed in ("1", "1", "2", "3"):
