@@ -267,8 +267,8 @@ def test_the_front_door_is_light() -> None:
 def test_the_kernels_folder_does_not_shadow_the_package_of_that_name(flags: tuple[str, ...]) -> None:
     code = """
 import importlib.util
-import transformers
-from transformers import AutoTokenizer, MambaForCausalLM
+from transformers import AutoTokenizer
+from transformers.integrations import hub_kernels  # what imports the package, where it is installed
 spec = importlib.util.find_spec("kernels")
 # Without -P the folder is visible as a namespace (no file of its own): it is never a package.
 assert spec is None or spec.origin is None or "site-packages" in spec.origin
