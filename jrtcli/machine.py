@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jrtcli.models import ARCHITECTURES
-from jrtcli.placement import MAIN_OPS, resolve_backend
+from jrtcli.models import architecture as model_class
+from jrtcli.placement import resolve_backend
 
 EXTRAS: dict[str, tuple[str, str, str]] = {
     "triton": ("triton", "gpu", "kernels on NVIDIA GPUs"),
@@ -123,9 +124,9 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ..
 def _backend(architecture: str, device: str) -> Backend:
     from jrt_kernels.registry import OPS
 
-    op = MAIN_OPS.get(architecture)
+    op = model_class(architecture).main_op
     chosen = resolve_backend("auto", architecture, device)
-    others = [name for name in OPS.get(op or "", {}) if name != chosen]
+    others = [name for name in OPS[op] if name != chosen]
     what = {"torch": "matrix products over chunks", "naive": "the recurrence, token by token"}
     reason = f"{what.get(chosen, 'kernels of its own')} on {device}"
     if others:

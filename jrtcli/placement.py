@@ -9,16 +9,6 @@ DTYPES = {
     "float16": "float16", "fp16": "float16", "half": "float16",
 }  # fmt: skip
 
-MAIN_OPS = {
-    "mamba": "selective_scan",
-    "mamba2": "ssd",
-    "gla": "gla",
-    "based": "taylor_linear_attention",
-    "jrt_rnn": "prefix_linear_attention",
-    "transformer": "sliding_window",
-}
-"""The operator that decides which backend `auto` means for an architecture."""
-
 
 def resolve_device(device: str) -> str:
     """ "auto", "cpu", "cuda", "cuda:N" or "mps" -> a device that this machine has. Raises UsageError."""
@@ -58,11 +48,12 @@ def resolve_dtype(dtype: str, device: str) -> str:
 def resolve_backend(backend: str, kind: str, device: str) -> str:
     """ "auto" or a name -> the backend of an architecture's kernels. Raises UsageError."""
     from jrt_kernels import registry
+    from jrtcli.models import architecture
 
-    op = MAIN_OPS.get(kind)
+    op = architecture(kind).main_op
     if backend == "auto":
-        return registry.choose(op, device) if op else "torch"
-    have = registry.OPS[op] if op else {"torch": ""}
+        return registry.choose(op, device)
+    have = registry.OPS[op]
     if backend not in have:
         raise UsageError(f"{kind} has no backend {backend!r}: take auto or {', '.join(have)}")
     return backend

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from jrtcli.errors import CheckpointError, NotResumable
 from jrtcli.state import State
@@ -56,6 +57,8 @@ class RecurrentLM(nn.Module):
     """
 
     architecture: ClassVar[str]
+    main_op: ClassVar[str]
+    """The operator that decides which backend `auto` means."""
     Config: ClassVar[type]
     has_encoder: ClassVar[bool] = False
     keeps_padding: ClassVar[bool] = False
@@ -337,6 +340,19 @@ def encoder_span(
             )
         covered = torch.where(start == 0, covered, 0)
     return covered if bool((covered > 0).any()) else None
+
+
+class Unfilled(TorchFunctionMode):
+    """Skips initial values, which a checkpoint replaces: on meta tensors they import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if getattr(func, "__module__", "") == "torch.nn.init" or name in ("normal_", "uniform_"):
+            return given.get("tensor", args[0] if args else None)
+        return func(*args, **given)
 
 
 def load_weights(

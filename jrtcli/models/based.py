@@ -131,6 +131,7 @@ class Based(HybridLM):
     """The Based hybrid."""
 
     architecture = "based"
+    main_op = "taylor_linear_attention"
 
     def _mixer(self, i: int) -> nn.Module:
         kind = self.config.kinds[i]

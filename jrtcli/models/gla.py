@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span
+from jrtcli.models.base import LayerState, RecurrentLM, Span, Unfilled
 from jrtcli.models.layers import RMSNorm
 from jrtcli.models.linear import Linear, fast_linear
 from jrtcli.models.published import fill, plain_names, refuse, settle, sizes
@@ -263,6 +263,7 @@ class GLA(RecurrentLM):
     """The language model."""
 
     architecture = "gla"
+    main_op = "gla"
     Config: ClassVar[type[GLAConfig]] = GLAConfig
     config: GLAConfig
 
@@ -307,7 +308,7 @@ class GLA(RecurrentLM):
         if head is not None and tuple(head.shape) != (settings.vocab_rows, settings.hidden_size):
             expected = (settings.vocab_rows, settings.hidden_size)
             raise CheckpointError(f"lm_head.weight has shape {tuple(head.shape)}, expected {expected}")
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(settings, backend=backend, published=config)
         fill(model, named, published_name, (), dtype, device)
         return model.eval()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import RecurrentLM, load_weights
+from jrtcli.models.base import RecurrentLM, Unfilled, load_weights
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
 from jrtcli.models.linear import Linear, fast_linear
 
@@ -260,7 +260,7 @@ class HybridLM(RecurrentLM):
         named.pop("decay.decay", None)  # a table of what decay_const says
         if settings.tied:
             named.pop("lm_head.weight", None)
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(settings, backend=backend, published=config)
         load_weights(model, named, dtype, device)
         return model.eval()

@@ -70,6 +70,7 @@ class JRTRNN(Based):
     """
 
     architecture = "jrt_rnn"
+    main_op = "prefix_linear_attention"
     has_encoder: ClassVar[bool] = True
     keeps_padding: ClassVar[bool] = True
     resumable: ClassVar[bool] = False

@@ -123,5 +123,6 @@ class Mamba(StateSpaceLM):
     """The language model."""
 
     architecture = "mamba"
+    main_op = "selective_scan"
     Config: ClassVar[type[MambaConfig]] = MambaConfig
     Mixer = MambaMixer

@@ -181,5 +181,6 @@ class Mamba2(StateSpaceLM):
     """The language model."""
 
     architecture = "mamba2"
+    main_op = "ssd"
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span
+from jrtcli.models.base import LayerState, RecurrentLM, Span, Unfilled
 from jrtcli.models.layers import RMSNorm
 from jrtcli.models.linear import fast_linear
 from jrtcli.models.published import fill, plain_names, refuse, settle, sizes
@@ -207,7 +207,7 @@ class StateSpaceLM(RecurrentLM):
                 return table
             return name if name.startswith("lm_head.") else f"backbone.{name}"
 
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = cls(settings, backend=backend, published=config)
         fill(model, named, published, cls.keep_fp32, dtype, device)
         return model.eval()

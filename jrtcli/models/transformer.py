@@ -13,3 +13,4 @@ class Transformer(HybridLM):
     """Softmax attention in every layer."""
 
     architecture = "transformer"
+    main_op = "sliding_window"

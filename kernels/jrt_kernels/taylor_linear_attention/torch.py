@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jrt_kernels.packed import by_sequence, compute_dtype
+from jrt_kernels.packed import by_sequence, compute_dtype, join
 from jrt_kernels.taylor_linear_attention.features import feature_count, taylor_features
 from jrt_kernels.taylor_linear_attention.gradient import CausalChunks
 
 CHUNK_TOKENS = 64
+BLOCK_TOKENS = 2048
+"""Rows are worked on in blocks of about this many tokens: their features then stay in a CPU's cache."""
 State = tuple[Tensor, Tensor]
 
 
@@ -45,7 +47,11 @@ def taylor_linear_attention(
             if tokens == 1:
                 o, state = _one(q.to(dtype), k.to(dtype), v.to(dtype), gate, kv, ksum)
             else:
-                o, state = _chunks(q.to(dtype), k.to(dtype), v.to(dtype), gate, kv, ksum)
+                rows = max(1, BLOCK_TOKENS // tokens)
+                blocks = zip(*(x.to(dtype).split(rows) for x in (q, k, v, kv, ksum)), strict=True)
+                done = [_chunks(q_, k_, v_, gate, kv_, ksum_) for q_, k_, v_, kv_, ksum_ in blocks]
+                o = torch.cat([o for o, _ in done])
+                state = join([state for _, state in done])
         return o.to(v.dtype), state
 
     if cu_seqlens is not None:
