@@ -47,8 +47,8 @@ types: $(STAMP)  ## mypy
 pytest: $(STAMP)  ## the test suite alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
-bundled: $(STAMP)  ## train the bundled model again (about an hour on two cores)
-	$(BIN)/jrt train examples/bundled.toml
+bundled: $(STAMP)  ## train the bundled model again, into runs/bundled; run it again to go on
+	$(BIN)/jrt train examples/bundled.toml --output runs/bundled
 
 bundled-eval: $(STAMP)  ## measure the bundled model: the numbers of the README
 	$(BIN)/python examples/measure_bundled.py
