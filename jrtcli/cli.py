@@ -92,7 +92,10 @@ def dispatch(argv: Sequence[str]) -> int:
         if say is None:
             raise
         command = getattr(getattr(error, "ctx", None), "command_path", "jrt")
-        raise UsageError(f"{' '.join(say().split())} See `{command} --help`.") from None
+        said = " ".join(say().split())
+        raise UsageError(
+            f"{said}{'' if said.endswith(('.', '?', ')')) else '.'} See `{command} --help`."
+        ) from None
     return result if isinstance(result, int) else 0
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jrtcli.clean import Cleaner, clean, clean_line
-from jrtcli.errors import EXIT_DONE, EXIT_INTERRUPTED, JrtError
+from jrtcli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JrtError
 
 EXIT_PIPE_CLOSED = 141
 """What the shell reports for a program that lost its reader (128 + SIGPIPE)."""
@@ -246,6 +246,7 @@ def dumps(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> st
 
 def run(main: Callable[[], int | None]) -> int:
     """Run a program to its exit code: a JrtError is one line on stderr, a closed pipe ends it quietly."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -256,11 +257,43 @@ def run(main: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         return code
     except JrtError as error:
-        Console().error(str(error))
+        _say(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return EXIT_PIPE_CLOSED
+    except OSError as error:
+        # A full disk, a closed stdout. What names a file is not the output, and no error of the user's.
+        if error.errno is None or error.filename is not None:
+            raise
+        _discard(sys.stdout)
+        _say(f"the output cannot be written: {error.strerror}")
+        return EXIT_FAILED
+
+
+def _say(error: str) -> None:
+    try:
+        Console().error(error)
+    except OSError:  # stderr too: the exit code says it
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what the interpreter flushes once more at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Give a closed stdout or stderr a place, so that no file that is opened later takes its number.
+
+    Writing to a stdout that was closed fails, as it does for other programs; stderr is only silenced.
+    """
+    for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))

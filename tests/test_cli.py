@@ -75,7 +75,8 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nope"], "No such option"),
         (["ask", "--nope"], "No such option"),
         (["ask", "--reads", "zero"], "--reads"),
-        (["ask", "--reads", "0"], "--reads"),
+        (["ask", "--reads", "0"], "equal to 1. See `jrt ask --help`."),
+        (["ask", "--seed", "99999999999999999999"], "--seed"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
@@ -90,3 +91,16 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
 def test_a_commands_errors_need_no_torch(root: Path) -> None:
     code = "import sys; from jrtcli.cli import main; main(['ask']); sys.exit('torch' in sys.modules)"
     assert python("-c", code, cwd=root).returncode == 0
+
+
+def test_interrupted_while_the_program_is_imported(root: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'rich.live': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from jrtcli.__main__ import main; sys.exit(main())"
+    )
+    done = python("-c", code, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -216,3 +216,38 @@ def test_a_closed_pipe_ends_it_quietly(root: Path) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(20) == EXIT_PIPE_CLOSED
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="streams are closed by the shell")
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        (">&-", 1, "jrt: the output cannot be written: Bad file descriptor\n"),
+        (">/dev/full", 1, "jrt: the output cannot be written: No space left on device\n"),
+        (">&- 2>&-", 1, ""),
+        (">/dev/full 2>/dev/full", 1, ""),
+        (">/dev/null 2>&-", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(closed: str, code: int, said: str, root: Path) -> None:
+    if "full" in closed and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    program = (
+        "import sys; from jrtcli.console import Console, run\n"
+        "def main():\n"
+        "    Console().out('line'); Console().answer().push('said'); Console().note('note')\n"
+        "sys.exit(run(main))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *command], capture_output=True, text=True, cwd=root, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_file_that_fails_is_no_trouble_of_the_output() -> None:
+    def broken() -> int:
+        raise FileNotFoundError(2, "No such file", "x.toml")
+
+    with pytest.raises(FileNotFoundError):
+        run(broken)

@@ -46,7 +46,7 @@ Tokenizer = Annotated[
         "--tokenizer", help="Another tokenizer: a file, a folder or a hub id.", rich_help_panel=_MACHINE
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
 Output = Annotated[
