@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jrt_prompts
 from jrtcli import hub, known
 from jrtcli.detection import detect, family_of
 from jrtcli.errors import CheckpointError, JrtError, UsageError
@@ -69,9 +70,18 @@ class Located:
 
     @property
     def template(self) -> str:
-        """The name of the prompt template that suits this checkpoint."""
+        """The name of the prompt template that suits this checkpoint.
+
+        Raises CheckpointError where jrt.json names none of the built-in ones: it may come from the hub, and
+        must not reach a file of this machine.
+        """
         named = self.settings.get("template")
         if isinstance(named, str):
+            if named not in (names := jrt_prompts.list_templates()):
+                raise CheckpointError(
+                    f"{self.folder / 'jrt.json'} names the template {named!r}, which is not built in: "
+                    f"take one of {', '.join(names)} with --template"
+                )
             return named
         if self.known:
             return self.known.template
@@ -220,6 +230,8 @@ def locate(
         folder, shown, source, entry = path, path.resolve().name, str(path.resolve()), None
     elif entry is not None and entry.bundled:
         folder, shown, source = known.BUNDLED, entry.name, "bundled"
+    elif entry is None and path.is_file():
+        raise _unknown(name, path)
     elif entry is not None or hub.is_repo_id(name):
         source = entry.hub_id if entry else name
         shown = entry.name if entry else name

@@ -175,6 +175,12 @@ def test_settings_beside_the_weights(golden: Path, tmp_path: Path) -> None:
     located = locate(folder)
     assert (located.template, located.context_tokens) == ("qcq", 512)
     assert located.settings["stop"] == ["\n"]
+    # Beside weights from the hub it must not reach a file of this machine.
+    (tmp_path / "mine.toml").write_text("parts = [{ context = true }, { question = true }]")
+    for wrong in ("nosuch", str(tmp_path / "mine.toml"), "../mine.toml"):
+        (folder / "jrt.json").write_text(json.dumps({"template": wrong}))
+        with pytest.raises(CheckpointError, match="which is not built in: take one of ccq, "):
+            _ = locate(folder).template
     (folder / "jrt.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"jrt\.json"):
         locate(folder)
@@ -298,11 +304,16 @@ def test_a_name_that_is_nothing(
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_given_is_not_a_checkpoint_folder(golden: Path, tmp_path: Path) -> None:
+def test_what_is_given_is_not_a_checkpoint_folder(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         load(tmp_path)
     with pytest.raises(CheckpointError, match="is a file: give the folder"):
         load(golden / "gla" / "model.safetensors")
+    monkeypatch.chdir(golden)
+    with pytest.raises(CheckpointError, match=r"gla/config\.json is a file: give the folder"):
+        load("gla/config.json")  # it could be a hub id
     shutil.copy(golden / "gla" / "config.json", tmp_path)
     with pytest.raises(CheckpointError, match="has no weights"):
         load(tmp_path)
