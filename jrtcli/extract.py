@@ -102,7 +102,7 @@ def docx(raw: bytes, name: str) -> str:
         raise
     except Exception as error:  # mammoth passes on whatever its zip and XML readers meet
         raise DocumentError(f"{name}: is not a DOCX document that can be read: {_reason(error)}") from None
-    return _page_text(page, name)
+    return _page_text(page, name, "a DOCX document")
 
 
 def html(raw: bytes, name: str) -> str:
@@ -119,11 +119,11 @@ def html(raw: bytes, name: str) -> str:
             raise DocumentError(
                 f"{name}: is neither UTF-8 nor {declared.group(1).decode('ascii')}, which it says it is"
             ) from None
-    return _page_text(text, name)
+    return _page_text(text, name, "HTML")
 
 
-def _page_text(page: str, name: str) -> str:
-    lexbor = _library("selectolax.lexbor", name, "HTML")
+def _page_text(page: str, name: str, what: str) -> str:
+    lexbor = _library("selectolax.lexbor", name, what)
     root = lexbor.LexborHTMLParser(page).root
     layout = _Layout()
     if root is not None:

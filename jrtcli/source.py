@@ -102,7 +102,11 @@ def read_document(source: str | Path, *, stdin: BinaryIO | None = None) -> Docum
     """
     if str(source) == "-":
         name = "stdin"
+        if stdin is None and sys.stdin is None:
+            raise DocumentError("stdin: is closed: there is nothing to read")
         raw = _read(stdin if stdin is not None else sys.stdin.buffer, name)
+    elif not str(source):
+        raise DocumentError("a document has no name: give --doc FILE, or --doc - for stdin")
     else:
         name = str(source)
         try:

@@ -303,6 +303,26 @@ def test_a_missing_library_is_one_line(
         read(tmp_path, name, raw)
 
 
+def test_a_docx_document_is_named_also_where_its_second_library_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "selectolax.lexbor", None)
+    with pytest.raises(DocumentError, match=r"a\.docx: a DOCX document needs selectolax"):
+        read(tmp_path, "a.docx", docx_bytes(paragraph("x")))
+
+
+def test_no_name_and_no_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    with pytest.raises(DocumentError, match="no name: give --doc FILE"):
+        read_document("")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DocumentError, match="stdin: is closed"):
+        read_document("-")
+
+
 def test_text_needs_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
