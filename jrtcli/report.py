@@ -55,7 +55,8 @@ def _warnings(answer: Answer, loaded: Loaded) -> list[str]:
             " expect worse recall; give a shorter part of the document or fewer --reads"
         )
     if answer.finish_reason == "length":
-        said.append(f"the answer was cut after {answer.decode_steps + 1} tokens (--max-new-tokens)")
+        steps = answer.decode_steps + 1
+        said.append(f"the answer was cut after {steps} token{'s' * (steps > 1)} (--max-new-tokens)")
     if not answer.text and answer.finish_reason != "interrupted":
         said.append("the model gave no answer")
     return said

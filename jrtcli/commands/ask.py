@@ -81,6 +81,8 @@ def ask(
                 f"--compare reads once first, but template {reader.template.name} always reads"
                 f" {reader.template.least_reads} times: take --template cqcq"
             )
+        if reads == 1:
+            raise UsageError("--compare reads once and N times: give --reads 2 or more, or leave it out")
         once = Reader(loaded, template=reader.template, reads=1, **settings)
         reader.reads = max(2, reads or reader.template.default_reads)
     for text in questions:
@@ -130,13 +132,13 @@ class Session:
             first = self._answer(self.once, question, golds, show=False)
             if first.answer.finish_reason == "interrupted":
                 self.rows.append(row(first, id=id))
-                return True
+                return True  # the answer of a first reading is not the answer: it is not shown
         report = self._answer(self.reader, question, golds, show=not self.json)
         made = row(report, id=id)
         if first is not None:
             made["once"] = row(first, id=id)
         self.rows.append(made)
-        if not self.json:
+        if not self.json and report.answer.token_ids:
             if first is not None:
                 comparison(self.console, first, report)
             self.console.report(report_rows(report))
@@ -168,7 +170,9 @@ class Session:
         if stream is not None:
             # Interrupted, the last piece may still be waiting for its capitals.
             stream.push(answer.text[len(said) :] if answer.text.startswith(said) else "")
-            stream.end()
+            if answer.token_ids:
+                # Interrupted while reading nothing was said, not even an empty answer.
+                stream.end()
         return judge(answer, self.document, reader.loaded, golds)
 
 

@@ -84,7 +84,7 @@ def _found(report: Report) -> str:
     if not found.spans:
         return "not in the document"
     place = report.document.locate(*found.spans[0])
-    return str(place) if found.found else f"{found.share:.0%} at {place}"
+    return str(place) if found.found else f"{_part(found.share)} at {place}"
 
 
 def _grounding(report: Report) -> Spans:
@@ -92,18 +92,25 @@ def _grounding(report: Report) -> Spans:
     found = report.grounding
     if not report.answer.text:
         return [("no answer, so nothing to look for", "yellow")]
-    if found.kind == "exact":
-        return [("the answer stands in the document", "green")]
-    if found.kind == "folded":
-        return [("the answer stands in the document", "green"), (" but for case, space or punctuation", "")]
+    if found.found:
+        # Not green where the model was not sure: a wrong answer can stand there too.
+        said = [("the answer stands in the document", "" if report.low_confidence else "green")]
+        return said if found.kind == "exact" else [*said, (" but for case, space or punctuation", "")]
+    if found.kind == "partial" and found.share == 1.0:
+        return [("the words of the answer stand in the document, but not as the answer has them", "yellow")]
     if found.kind == "partial":
-        return [(f"only {found.share:.0%} of the answer stands in the document", "yellow")]
+        return [(f"only {_part(found.share)} of the answer stands in the document", "yellow")]
     return [("the answer is not in the document: it may be invented", "yellow")]
+
+
+def _part(share: float) -> str:
+    """A share of an answer in percent, never rounded to all of it."""
+    return f"{min(share, 0.99) if share < 1.0 else 1.0:.0%}"
 
 
 def _evidence(report: Report) -> list[Spans]:
     found = report.grounding
-    lines = [_excerpt(report, start, end) for start, end in found.spans[:3]]
+    lines = [_excerpt(report, start, end) for start, end in list(dict.fromkeys(found.spans))[:3]]
     if found.found and found.count > 1:
         lines[-1].append((f" (and {found.count - 1} more)", "dim"))
     return lines or [[("none", "yellow")]]

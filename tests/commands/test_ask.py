@@ -97,6 +97,16 @@ def test_an_answer_that_is_not_in_the_document_is_said_plainly(
     assert "evidence    none" in said
 
 
+def test_words_that_stand_only_elsewhere_are_not_the_answer(
+    ask: Callable[..., int], says: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says("Maria Maria Maria")
+    assert ask() == 0
+    said = capsys.readouterr().err
+    assert "recall      the words of the answer stand in the document, but not as the answer has them" in said
+    assert said.count("[Maria]") == 1
+
+
 def test_low_confidence_is_said_plainly(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     # Random weights are sure of nothing.
     assert ask("--max-new-tokens", "3") == 0
@@ -234,6 +244,20 @@ def test_ctrl_c_keeps_what_was_said(
     assert said["finish_reason"] == "interrupted" and said["tokens"]["answer"] == 3
 
 
+def test_ctrl_c_while_reading_says_nothing_else(
+    ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Generation) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Generation, "__next__", interrupted)
+    assert ask() == 130
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "interrupted\n")
+    assert ask("--compare") == 130
+    assert capsys.readouterr().out == ""
+
+
 def test_ctrl_c_shows_also_what_waited_for_its_capitals(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +305,7 @@ def test_one_seed_one_answer(ask: Callable[..., int], capsys: pytest.CaptureFixt
         (["--doc", "{doc}", "--question", "Who?", "--model", "{model}", "--backend", "x"], 2, "backend"),
         (["--doc", "{doc}", "--question", "Who?", "--model", "{model}", "--reads", "65"], 2, "reads"),
         (["--doc", "{doc}", "-Q", "a", "-Q", "b", "-a", "c", "--model", "{model}"], 2, "--answer"),
+        (["--doc", "{doc}", "-Q", "a", "--compare", "--reads", "1", "-m", "{model}"], 2, "--reads 2"),
         (["--doc", "{doc}", "-Q", "a", "--compare", "-t", "{dir}/one.toml", "-m", "{model}"], 2, "reads"),
     ],
 )
