@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.spinner import Spinner
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from jrtcli.clean import Cleaner, clean, clean_line
 from jrtcli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, JrtError
+from jrtcli.streams import discard, open_closed
 
 EXIT_PIPE_CLOSED = 141
 """What the shell reports for a program that lost its reader (128 + SIGPIPE)."""
@@ -144,20 +146,28 @@ class Console:
         *,
         title: str | None = None,
         error: bool = False,
+        droppable: Sequence[str] = (),
     ) -> None:
-        """A table on stdout (`error`: stderr), fitted to a terminal; elsewhere each row is one whole line."""
+        """A table on stdout (`error`: stderr), fitted to a terminal; elsewhere each row is one whole line.
+
+        droppable: columns that a narrow terminal does without, the first one first; a note names them.
+        """
         if error and self.quiet:
             return
         cells = [[clean("" if cell is None else str(cell)) for cell in row] for row in rows]
         right = [_numeric([row[i] for row in cells]) for i in range(len(columns))]
         screen, terminal = (self._err, self.stderr_terminal) if error else (self._out, self.stdout_terminal)
         if terminal:
+            kept = _fitting(columns, cells, droppable, screen.width)
             table = Table(title=title, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-            for name, number in zip(columns, right, strict=True):
-                table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+            for i in kept:
+                table.add_column(Text(columns[i]), justify="right" if right[i] else "left", overflow="fold")
             for row in cells:
-                table.add_row(*(Text(cell) for cell in row))
+                table.add_row(*(Text(row[i]) for i in kept))
             screen.print(table)
+            left = [name for i, name in enumerate(columns) if i not in kept]
+            if left:
+                self.note(f"narrow terminal, without: {', '.join(left)}", style="dim")
             return
         lines = [list(columns), *([" ".join(cell.split()) for cell in row] for row in cells)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -228,6 +238,18 @@ class Console:
             yield live
 
 
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], droppable: Sequence[str], width: int
+) -> list[int]:
+    """The columns that fit beside each other without those that can be left out, as few of them as can be."""
+    kept = list(range(len(columns)))
+    widths = [max(cell_len(row[i]) for row in (columns, *rows)) + 2 for i in kept]
+    for name in droppable:
+        if sum(widths[i] for i in kept) - 2 > width:
+            kept.remove(list(columns).index(name))
+    return kept
+
+
 def _numeric(cells: Sequence[str]) -> bool:
     filled = [cell for cell in cells if cell]
     return bool(filled) and all(re.fullmatch(r"[-+]?[\d,.]+( ?[%kMGT]?i?B?)?", cell) for cell in filled)
@@ -246,7 +268,7 @@ def dumps(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> st
 
 def run(main: Callable[[], int | None]) -> int:
     """Run a program to its exit code: a JrtError is one line on stderr, a closed pipe ends it quietly."""
-    _open_closed_streams()
+    open_closed()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -262,13 +284,13 @@ def run(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return EXIT_PIPE_CLOSED
     except OSError as error:
         # A full disk, a closed stdout. What names a file is not the output, and no error of the user's.
         if error.errno is None or error.filename is not None:
             raise
-        _discard(sys.stdout)
+        discard(sys.stdout)
         _say(f"the output cannot be written: {error.strerror}")
         return EXIT_FAILED
 
@@ -277,23 +299,4 @@ def _say(error: str) -> None:
     try:
         Console().error(error)
     except OSError:  # stderr too: the exit code says it
-        _discard(sys.stderr)
-
-
-def _discard(stream: TextIO) -> None:
-    """Let what the interpreter flushes once more at exit go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _open_closed_streams() -> None:
-    """Give a closed stdout or stderr a place, so that no file that is opened later takes its number.
-
-    Writing to a stdout that was closed fails, as it does for other programs; stderr is only silenced.
-    """
-    for name, number, flags in (("stdout", 1, os.O_RDONLY), ("stderr", 2, os.O_WRONLY)):
-        if getattr(sys, name) is None:
-            opened = os.open(os.devnull, flags)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        discard(sys.stderr)

@@ -163,6 +163,20 @@ def test_a_table_in_a_pipe_has_one_whole_line_per_row() -> None:
     assert len(lines) == 3 and "a" * 200 in lines[1] and lines[2].startswith("two lines")
 
 
+def test_a_narrow_terminal_does_without_the_columns_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(width: int) -> tuple[str, str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        out, err = Terminal(), io.StringIO()
+        console = Console(stdout=out, stderr=err)
+        console.table(["name", "size", "hub id"], [["mamba-130m", 1, "org/mamba-130m"]], droppable=["hub id"])
+        return clean(out.getvalue()), err.getvalue()
+
+    assert shown(80)[0].splitlines()[1].split() == ["mamba-130m", "1", "org/mamba-130m"]
+    out, err = shown(31)
+    assert out.splitlines()[1].split() == ["mamba-130m", "1"]
+    assert err == "narrow terminal, without: hub id\n"
+
+
 def test_an_answer_streams_cleaned_and_ends_its_line() -> None:
     pipe = io.StringIO()
     answer = Console(stdout=pipe).answer()

@@ -93,8 +93,9 @@ def _grounding(report: Report) -> Spans:
     if not report.answer.text:
         return [("no answer, so nothing to look for", "yellow")]
     if found.found:
-        # Not green where the model was not sure: a wrong answer can stand there too.
-        said = [("the answer stands in the document", "" if report.low_confidence else "green")]
+        # Not green where the model was not sure or is known to be wrong: a wrong answer can stand there too.
+        doubt = report.low_confidence or (report.scores is not None and not any(report.scores.values()))
+        said = [("the answer stands in the document", "" if doubt else "green")]
         return said if found.kind == "exact" else [*said, (" but for case, space or punctuation", "")]
     if found.kind == "partial" and found.share == 1.0:
         return [("the words of the answer stand in the document, but not as the answer has them", "yellow")]

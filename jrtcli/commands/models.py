@@ -21,6 +21,8 @@ COLUMNS = (
     "here",
     "hub id",
 )
+DROPPABLE = ("hub id", "tokenizer", "template", "context", "size", "architecture")
+"""What a narrow terminal does without, the first one first; --json has everything."""
 
 
 def models(json: options.Json = False) -> int:
@@ -33,7 +35,7 @@ def models(json: options.Json = False) -> int:
     if json:
         console.json(found)
         return 0
-    console.table(COLUMNS, [_row(fields) for fields in found])
+    console.table(COLUMNS, [_row(fields) for fields in found], droppable=DROPPABLE)
     console.note()
     if any(fields["default"] for fields in found):
         console.note("* the default, part of this installation")
