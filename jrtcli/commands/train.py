@@ -100,9 +100,10 @@ def describe(event: object) -> str:
     if isinstance(event, events.Progress):
         means = " ".join(f"{name} {value:.3f}" for name, value in event.means.items() if name != "tag_loss")
         waited = f" waited {event.waited_s:.1f}s" if event.waited_s > 1 else ""
+        data = f" (data {event.data_tokens_per_s:,.0f})" if event.data_tokens_per_s else ""
         return (
             f"step {event.step}/{event.steps} stage {event.stage + 1} {means} {event.tokens / 1e6:.2f} Mtok "
-            f"{event.tokens_per_s:,.0f} tokens/s {event.left_s / 60:.0f} min left{waited}"
+            f"{event.tokens_per_s:,.0f} tokens/s{data} {event.left_s / 60:.0f} min left{waited}"
         )
     if isinstance(event, events.Evaluated):
         shares = " ".join(f"{group} {share:.1%}" for group, share in event.recall.items())

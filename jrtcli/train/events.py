@@ -31,6 +31,8 @@ class Progress:
     waited_s: float
     """Time the loop stood still for want of a batch."""
     means: dict[str, float]
+    data_tokens_per_s: float = 0.0
+    """Tokens that one thread or process of the data makes per second of its work."""
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,8 @@ class _Run:
                 self._one(batches.get())
                 if self.step % recipe.log_every == 0 or self.step == recipe.steps:
                     now = time.perf_counter()
-                    self._log(now - mark, self.tokens - mark_tokens, self.step - mark_step, batches.waited_s)
-                    mark, mark_tokens, mark_step, batches.waited_s = now, self.tokens, self.step, 0.0
+                    self._log(now - mark, self.tokens - mark_tokens, self.step - mark_step, batches)
+                    mark, mark_tokens, mark_step = now, self.tokens, self.step
                 every = recipe.eval.every
                 if every and (self.step % every == 0 or self.step == recipe.steps):
                     self._evaluate()
@@ -201,7 +201,7 @@ class _Run:
         self.tokens += batch.tokens.numel()
         self.longest = max(self.longest, batch.tokens.shape[1])
 
-    def _log(self, seconds: float, tokens: int, steps: int, waited_s: float) -> None:
+    def _log(self, seconds: float, tokens: int, steps: int, batches: Batches) -> None:
         means = self.window.means()
         self.window = Sums()
         if not math.isfinite(means["loss"]):
@@ -212,9 +212,13 @@ class _Run:
         rate = tokens / max(seconds, 1e-9)
         left_s = (self.recipe.steps - self.step) * seconds / steps
         stage = stage_at(self.recipe, self.step - 1)
+        made = batches.made_tokens / max(batches.made_s, 1e-9)
         self.on_event(
-            Progress(self.step, self.recipe.steps, stage, self.tokens, rate, left_s, waited_s, means)
+            Progress(
+                self.step, self.recipe.steps, stage, self.tokens, rate, left_s, batches.waited_s, means, made
+            )
         )
+        batches.waited_s, batches.made_s, batches.made_tokens = 0.0, 0.0, 0
         self._row({"tokens": self.tokens, "stage": stage, **means, "tokens_per_s": round(rate)})
 
     def _row(self, row: dict[str, Any]) -> None:

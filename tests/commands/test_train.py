@@ -146,6 +146,9 @@ def test_events_as_lines() -> None:
     line = describe(Progress(5, 10, 1, 2_000_000, 7000.0, 120.0, 0.0, means))
     assert line == "step 5/10 stage 2 loss 1.500 ce 1.250 2.00 Mtok 7,000 tokens/s 2 min left"
     assert "waited" in describe(Progress(5, 10, 1, 2_000_000, 7000.0, 120.0, 3.0, means))
+    assert "7,000 tokens/s (data 90,000)" in describe(
+        Progress(5, 10, 1, 2_000_000, 7000.0, 120.0, 0.0, means, 90_000.0)
+    )
     evaluated = Evaluated(5, {"train:256": 0.5, "all": 0.5}, 48, True, 3.0)
     assert "train:256 50.0%" in describe(evaluated) and "(best so far)" in describe(evaluated)
     assert describe(Saved(5, place)) == "step 5 saved runs/x"
