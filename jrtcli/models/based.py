@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrt_kernels.taylor_linear_attention.features import feature_count
+from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
 from jrtcli.models.layers import RMSNorm
@@ -76,7 +77,11 @@ class LinearAttention(nn.Module):
         # Without decay_proj the published code ignores fixed_decay, and without fixed_decay it ignores
         # decay_proj.
         self.decays = config.use_decay_proj and config.fixed_decay
-        self.decay_const = config.decay_const
+        self.log_decay, self.decay_const = config.log_decay, config.decay_const
+        if self.decays and self.log_decay is not None and len(self.log_decay) != self.heads:
+            raise CheckpointError(
+                f"decay.decay has {len(self.log_decay)} entries, but the linear attention {self.heads} heads"
+            )
         self.qkv_conv = Filters(2 * keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
         self.q_norm = RMSNorm(config.feature_dim, config.layer_norm_epsilon) if config.q_norm else None
         self.sizes = [keys, keys, dim]
@@ -111,14 +116,19 @@ class LinearAttention(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
         return (q if self.q_norm is None else self.q_norm(q)), k, v, new
 
+    def _decay(self, device: torch.device) -> Tensor:
+        """The factor of each head for one token, (H,): the file's table, else 1 - 2^(decay_const - h)."""
+        if self.log_decay is not None:
+            return torch.tensor(self.log_decay, device=device).exp()
+        return 1 - 2.0 ** (self.decay_const - torch.arange(self.heads, device=device))
+
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
         q, k, v, new = self._qkv(x, state, span)
-        heads = torch.arange(self.heads, device=x.device)
         o, (kv, ksum) = self.attend(
             q,
             k,
             v,
-            decay=1 - 2.0 ** (self.decay_const - heads) if self.decays else None,
+            decay=self._decay(x.device) if self.decays else None,
             initial_state=(state["kv"], state["ksum"]),
             cu_seqlens=span.cu_seqlens,
         )

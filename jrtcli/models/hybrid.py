@@ -30,7 +30,8 @@ class HybridConfig:
 
     kinds: the mixer of each layer. windows: earlier keys that a layer's softmax attention sees, None for all.
     heads: of the softmax attention; linear_heads, feature_dim: of the linear attention. enc_length: tokens of
-    JRT-RNN's encoder, None for any number. The extras qkv_conv (width, 0 for none) and q_norm are ours;
+    JRT-RNN's encoder, None for any number. log_decay: of each head of the linear attention, where the file
+    has the table; else decay_const says it. The extras qkv_conv (width, 0 for none) and q_norm are ours;
     published checkpoints have neither.
     """
 
@@ -49,6 +50,7 @@ class HybridConfig:
     use_decay_proj: bool = False
     fixed_decay: bool = False
     decay_const: float = -3.0
+    log_decay: tuple[float, ...] | None = None
     qkv_conv: int = 0
     q_norm: bool = False
     enc_length: int | None = None
@@ -91,7 +93,8 @@ class HybridConfig:
             kind, window = ("conv" if conv else "attention"), None
             if i in in_sliding:  # wins where a layer is in both lists
                 kind = "attention"
-                size = sliding.get("window_size") if sliding else None
+                # 128 where the file does not say, as in the published class.
+                size = sliding.get("window_size", 128) if sliding else None
                 window = None if size is None or size < 0 else int(size) // 2
             elif i in in_linear:
                 kind = "linear" if linear else "attention"
@@ -120,11 +123,12 @@ class HybridConfig:
         )
         head = weights.get("lm_head.weight")
         table = weights.get("embeddings.word_embeddings.weight")
-        tied = (
-            bool(config.get("tie_word_embeddings", True))
-            if head is None or table is None
-            else _same(head, table)
-        )
+        if weights and table is not None:
+            tied = head is None or _same(head, table)  # a head that the file leaves out is the embedding
+        else:
+            tied = bool(config.get("tie_word_embeddings", True))
+        rates = weights.get("decay.decay")
+        length = linear.get("enc_length")
         return cls(
             n_embd=dim,
             vocab_rows=rows("word_embeddings.weight") or vocab,
@@ -145,7 +149,9 @@ class HybridConfig:
             decay_const=float(config.get("decay_const", -3)),
             qkv_conv=filters or int(linear.get("qkv_conv", 0)),
             q_norm=has("mixer.q_norm.weight") if weights else bool(linear.get("q_norm", False)),
-            enc_length=config.get("enc_length", linear.get("enc_length")),
+            log_decay=None if rates is None else tuple(rates.double().flatten().tolist()),
+            # Of two the mixer's own counts: the other one was the trainer's.
+            enc_length=config.get("enc_length") if length is None else int(length),
             use_mask=bool(linear.get("use_mask", True)),
             rotary_emb_fraction=float(config.get("rotary_emb_fraction", 0.0)),
             rotary_emb_base=float(config.get("rotary_emb_base", 10000.0)),
@@ -257,7 +263,7 @@ class HybridLM(RecurrentLM):
     ) -> Self:
         named = {name: w for key, w in weights.items() if (name := inner_name(key)) is not None}
         settings = cls.Config.from_dict(config, named)
-        named.pop("decay.decay", None)  # a table of what decay_const says
+        named.pop("decay.decay", None)  # in the settings
         if settings.tied:
             named.pop("lm_head.weight", None)
         with torch.device("meta"), Unfilled():
@@ -270,4 +276,6 @@ class HybridLM(RecurrentLM):
         for name, w in self.state_dict().items():
             key = name.replace(".mixer.conv.", ".mixer.conv.conv.")
             weights[key if name.startswith("lm_head.") else f"transformer.{key}"] = w.detach().clone()
+        if self.config.log_decay is not None:
+            weights["transformer.decay.decay"] = torch.tensor(self.config.log_decay)
         return dict(self.published), weights

@@ -87,6 +87,7 @@ class JRTRNN(Based):
     def _pad_mask(self, mask: Tensor | None, tokens: int, encoder: Tensor | None) -> Tensor | None:
         if mask is None or encoder is None or not self.config.use_mask:
             return None
+        if not 1 < tokens <= int(encoder.min()):
+            return None  # longer than the encoder, or a single token: the published code ignores it
         self._check_left_padding(mask.bool())
-        # Longer than the encoder, or a single token: the published code ignores it.
-        return mask if 1 < tokens <= int(encoder.min()) else None
+        return mask

@@ -230,7 +230,7 @@ def based(
             if decay:
                 weights[f"{at}.decay_proj.weight"] = draw.linear(heads, d)
     if decay:
-        weights["transformer.decay.decay"] = 1 - torch.exp2(-3 - torch.arange(float(heads)))
+        weights["transformer.decay.decay"] = torch.log(1 - torch.exp2(-3 - torch.arange(float(heads))))
     return config, weights
 
 
