@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jrt_prompts import Prompt
 from jrtcli.evidence import CaseRestorer
 from jrtcli.generate import Generation
+from jrtcli.passages import Surest
 from jrtcli.stops import StopStrings
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ class Answer:
 
     finish_reason: "stop" (a stop string or the end-of-text token), "length", or "interrupted". token_ids and
     probabilities: of the tokens that carry the answer (of the stop token where the answer is empty).
-    prompt_tokens: of the rendered prompt; context_tokens: of one reading of the document; read_tokens: read
-    for this answer, filling included, `reused_tokens` (those of a DocumentState) not.
-    kv_cache_bytes: what an attention model with as many layers of this width would hold for these tokens.
+    prompt_tokens: of the rendered prompt, the longest where the document was read in `passages`;
+    context_tokens: of one reading of the document; read_tokens: read for this answer, filling included,
+    `reused_tokens` (those of a DocumentState) not. kv_cache_bytes: what an attention model with as many
+    layers of this width would hold for these tokens.
     """
 
     question: str
@@ -47,6 +49,7 @@ class Answer:
     reads: int
     prompt_tokens: int
     context_tokens: int
+    passages: int
     read_tokens: int
     reused_tokens: int
     padding_tokens: int
@@ -80,7 +83,7 @@ class Asking(Iterator[Token]):
     def __init__(
         self,
         tokenizer: Tokenizer,
-        generation: Generation,
+        generation: Generation | Surest,
         *,
         started: float,
         restorer: CaseRestorer | None,

@@ -86,7 +86,7 @@ class Located:
         if self.known:
             return self.known.template
         mixer = self.config.get("alt_mixer")
-        encoder = isinstance(mixer, Mapping) and "enc_length" in mixer
+        encoder = "enc_length" in self.config or (isinstance(mixer, Mapping) and "enc_length" in mixer)
         return ENCODER_TEMPLATE if encoder else DEFAULT_TEMPLATE
 
     @property

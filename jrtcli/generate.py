@@ -71,15 +71,34 @@ class Generation(Iterator[Step]):
         # Sampled on the CPU, so that one seed gives one answer whatever the device.
         self._random = torch.Generator().manual_seed(seed)
         self._last: int | None = None
+        self._ahead: tuple[int, float] | None = None
         self._started: float | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._ids)
+
+    def begin(self) -> tuple[int | None, float]:
+        """Read the prompt: the first token that will be yielded, None for a stop at once, and its
+        probability."""
+        if self._last is None and self._ahead is None:
+            self._ahead = self._draw()
+        if self._ahead is None:
+            raise ValueError("the generation is under way")
+        chosen, probability = self._ahead
+        return None if chosen in self._stop_ids else chosen, probability
+
+    def _draw(self) -> tuple[int, float]:
+        with torch.no_grad():
+            return self._choose(self._logits())
 
     def __next__(self) -> Step:
         if self.finish_reason is not None or self._left <= 0:
             self.finish_reason = self.finish_reason or "length"
             raise StopIteration
-        with torch.no_grad():
-            logits = self._logits()
-            chosen, probability = self._choose(logits)
+        chosen, probability = self._draw() if self._ahead is None else self._ahead
+        self._ahead = None
         if chosen in self._stop_ids:
             self.finish_reason = "stop"
             raise StopIteration

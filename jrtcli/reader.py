@@ -13,6 +13,7 @@ from jrtcli.errors import JrtError, NotResumable, TemplateError, UsageError
 from jrtcli.evidence import CaseRestorer
 from jrtcli.fill import WAYS, Filled, fill
 from jrtcli.generate import Generation
+from jrtcli.passages import Surest, passages
 from jrtcli.tokens import PromptIds, encode_prompt
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Reader:
 
     template: name or file; None: the one that suits the model. reads: how often the document is read; None:
     the template's own number. fill: a name of jrtcli.fill.WAYS, for JRT-RNN with an encoder of fixed length.
-    Raises TemplateError, UsageError.
+    window: documents of more tokens are read in passages of about so many (jrtcli.passages); 0: always whole;
+    None: as the checkpoint wants it. Raises TemplateError, UsageError.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Reader:
         template: str | jrt_prompts.Template | None = None,
         reads: int | None = None,
         fill: str = "twice",
+        window: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -46,6 +49,7 @@ class Reader:
         self.template = load_template(template if template is not None else loaded.template)
         self.reads = reads
         self.fill = fill
+        self.window = window_of(loaded) if window is None else window
         self.temperature, self.seed = temperature, seed
 
     def prompt(self, context: str, question: str) -> jrt_prompts.Prompt:
@@ -104,20 +108,6 @@ class Reader:
         prompt = self.prompt(context, question)
         encoded = encode_prompt(prompt, self.loaded.tokenizer)
         body = next(span for span in reversed(encoded.spans) if span.role == "context")
-        encoder = self._encoder_length(encoded)
-        if isinstance(source, DocumentState):
-            if tuple(encoded.ids[: source.tokens]) != source.ids:
-                raise JrtError(
-                    f"this state was read with template {source.template} ({source.reads} readings):"
-                    f" it is not the beginning of a prompt of {self.template.name} ({prompt.reads} readings)"
-                )
-            filled, state, reused = Filled(list(encoded.ids[source.tokens :])), source.state, source.tokens
-            encoder = None
-        else:
-            filled, state, reused = self._filled(encoded, body.start, body.end), None, 0
-        generation = self._generation(
-            filled, encoder, max_new_tokens=max_new_tokens, state=state, on_progress=on_progress
-        )
         fields = {
             "question": question,
             "prompt": prompt,
@@ -125,14 +115,50 @@ class Reader:
             "reads": prompt.reads,
             "prompt_tokens": len(encoded.ids),
             "context_tokens": body.end - body.start,
-            "read_tokens": len(filled.ids),
-            "reused_tokens": reused,
-            "padding_tokens": filled.padding_tokens,
-            "repeated_tokens": filled.repeated_tokens,
+            "passages": 1,
+            "reused_tokens": 0,
+            "padding_tokens": 0,
+            "repeated_tokens": 0,
         }
+        generation: Generation | Surest
+        if isinstance(source, DocumentState):
+            if tuple(encoded.ids[: source.tokens]) != source.ids:
+                raise JrtError(
+                    f"this state was read with template {source.template} ({source.reads} readings):"
+                    f" it is not the beginning of a prompt of {self.template.name} ({prompt.reads} readings)"
+                )
+            rest = Filled(list(encoded.ids[source.tokens :]))
+            generation = self._generation(
+                rest, None, max_new_tokens=max_new_tokens, state=source.state, on_progress=on_progress
+            )
+            fields |= {"read_tokens": len(rest.ids), "reused_tokens": source.tokens}
+        elif self.window and body.end - body.start > self.window:
+            parts = passages(context, self.loaded.tokenizer, self.window)
+            prompts = [encode_prompt(self.prompt(part, question), self.loaded.tokenizer) for part in parts]
+            each = [self._whole(ids, max_new_tokens=max_new_tokens) for ids in prompts]
+            decode = self.loaded.tokenizer.decode
+            generation = Surest(
+                [one for one, _ in each],
+                says=lambda token: bool(decode([token]).strip()),
+                on_progress=on_progress,
+            )
+            fields |= {"passages": len(parts), "prompt_tokens": max(len(ids.ids) for ids in prompts)}
+            fields |= {"read_tokens": sum(len(filled.ids) for _, filled in each)}
+            fields |= {"padding_tokens": sum(filled.padding_tokens for _, filled in each)}
+            fields |= {"repeated_tokens": sum(filled.repeated_tokens for _, filled in each)}
+        else:
+            generation, filled = self._whole(encoded, max_new_tokens=max_new_tokens, on_progress=on_progress)
+            fields |= {"read_tokens": len(filled.ids), "padding_tokens": filled.padding_tokens}
+            fields |= {"repeated_tokens": filled.repeated_tokens}
         # A tokenizer that knows no capitals gets them back from the document.
         restorer = CaseRestorer(context) if self.loaded.tokenizer.lowercases else None
         return Asking(self.loaded.tokenizer, generation, started=started, restorer=restorer, fields=fields)
+
+    def _whole(self, encoded: PromptIds, **options: Any) -> tuple[Generation, Filled]:
+        """The generation that reads a whole prompt, and the prompt as it is read."""
+        body = next(span for span in reversed(encoded.spans) if span.role == "context")
+        filled = self._filled(encoded, body.start, body.end)
+        return self._generation(filled, self._encoder_length(encoded), **options), filled
 
     def _generation(self, filled: Filled, encoder: int | None, **options: Any) -> Generation:
         eos = self.loaded.tokenizer.eos_id
@@ -172,6 +198,13 @@ def load_template(template: str | jrt_prompts.Template) -> jrt_prompts.Template:
         return jrt_prompts.load_template(template)
     except jrt_prompts.TemplateError as error:
         raise TemplateError(str(error)) from None
+
+
+def window_of(loaded: Loaded) -> int:
+    """Tokens of a passage in which a checkpoint wants long documents read (`window_tokens` of its jrt.json);
+    0: none."""
+    asked = loaded.settings.get("window_tokens")
+    return asked if isinstance(asked, int) and asked > 0 else 0
 
 
 def encoder_limit(model: Any) -> int | None:

@@ -80,6 +80,7 @@ def row(report: Report, *, id: str) -> dict[str, Any]:
         "tokens": {
             "prompt": answer.prompt_tokens,
             "context": answer.context_tokens,
+            "passages": answer.passages,
             "read": answer.read_tokens,
             "reused": answer.reused_tokens,
             "repeated": answer.repeated_tokens,

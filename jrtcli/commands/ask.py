@@ -30,6 +30,15 @@ Fill = Annotated[
     str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
 ]
 Compare = Annotated[bool, typer.Option("--compare", help="Read once and N times, side by side.")]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=0,
+        metavar="N",
+        help="Read a longer document in passages of N tokens; 0: whole. Default: the model's own.",
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
 
@@ -42,6 +51,7 @@ def ask(
     template: options.Template = None,
     reads: options.Reads = None,
     fill: Fill = "twice",
+    window: Window = None,
     compare: Compare = False,
     max_new_tokens: MaxNewTokens = 48,
     temperature: Temperature = 0.0,
@@ -72,7 +82,7 @@ def ask(
 
     from jrtcli.reader import Reader
 
-    settings: dict[str, Any] = {"fill": fill, "temperature": temperature, "seed": seed}
+    settings: dict[str, Any] = {"fill": fill, "window": window, "temperature": temperature, "seed": seed}
     reader = Reader(loaded, template=chosen, reads=reads, **settings)
     once: Reader | None = None
     if compare:

@@ -141,6 +141,8 @@ def _flat(text: str) -> str:
 def _read(report: Report) -> str:
     answer = report.answer
     extra = f"{answer.context_tokens:,} per reading"
+    if answer.passages > 1:
+        extra += f", in {answer.passages} passages, of which the surest answered"
     if answer.repeated_tokens or answer.padding_tokens:
         extra += f", in front {answer.repeated_tokens:,} of the document again"
         extra += f" and {answer.padding_tokens:,} of padding"

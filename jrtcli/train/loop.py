@@ -269,7 +269,13 @@ class _Run:
             "recipe": self.recipe.as_dict(),
             "versions": versions(),
         }
-        reading = {"template": self.recipe.template, "context_tokens": self.longest, "stop": ["\n"]}
+        reading = {
+            "template": self.recipe.template,
+            "context_tokens": self.longest,
+            # Longer documents are read in passages of the length that was trained.
+            "window_tokens": max(getattr(data, "document_tokens", 0) for data in self.parts.data),
+            "stop": ["\n"],
+        }
         tokenizer = self.recipe.tokenizer
         save_model(self.output / name, model, training=training, tokenizer=tokenizer, reading=reading)
 
