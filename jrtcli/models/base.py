@@ -14,9 +14,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from jrtcli.errors import CheckpointError, NotResumable
 from jrtcli.state import State
 
 LayerState = dict[str, Tensor]
@@ -51,9 +49,9 @@ class Span:
 class RecurrentLM(nn.Module):
     """A recurrent language model: reads tokens into a State and continues from it.
 
-    A subclass gives `config`, `layers` (blocks: `block(x, state, span) -> (x, state)`,
-    `block.init_state(batch, device)`), `embed`, `head`, `rename` tables inside `from_checkpoint` and
-    `to_checkpoint`.
+    A subclass takes (config, *, backend, published: the config.json it stands for) and gives `layers`
+    (blocks: `block(x, state, span) -> (x, state)`, `block.init_state(batch, device)`), `embed`, `head`, and the names
+    of published files in `from_checkpoint` and `to_checkpoint`.
     """
 
     architecture: ClassVar[str]
@@ -79,6 +77,12 @@ class RecurrentLM(nn.Module):
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """hidden (..., D), before the final norm -> logits (..., V) in fp32."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, backend: str = "torch") -> Self:
+        """A model with fresh weights, to be trained, of a config.json. Raises CheckpointError."""
+        settings = cls.Config.from_dict(config)  # type: ignore[attr-defined]
+        return cls(settings, backend=backend, published=config)
 
     @classmethod
     @abstractmethod
@@ -313,66 +317,3 @@ def _put_rows(layers: Sequence[LayerState], rows: Sequence[LayerState], index: T
             layer[name] = base.index_copy(0, index, x)
         merged.append(layer)
     return merged
-
-
-def encoder_span(
-    limit: int | None, lengths: Tensor, start: Tensor, asked: int | Tensor | None
-) -> Tensor | None:
-    """JRT-RNN's rule: (N,) tokens its encoder covers, or None where it covers nothing.
-
-    limit: the trained encoder length, None for any. Without a wish, rows that start here (start == 0) have
-    their first min(limit, length) tokens in the encoder, rows that go on none. Raises NotResumable where
-    `asked` tokens are not all here.
-    """
-    if asked is None:
-        covered = lengths if limit is None else lengths.clamp(max=limit)
-        covered = torch.where(start == 0, covered, 0)
-    else:
-        covered = torch.as_tensor(asked, device=lengths.device).expand_as(lengths)
-        if bool(((covered > start) & (start > 0)).any()):
-            raise NotResumable(
-                "the encoder of JRT-RNN reads its region in one piece: it cannot go on from a state inside it"
-            )
-        if bool(((covered > lengths) & (start == 0)).any()):
-            raise NotResumable(
-                "the encoder of JRT-RNN reads its region in one piece: "
-                f"{int(covered.max())} tokens asked for, {int(lengths.min())} given"
-            )
-        covered = torch.where(start == 0, covered, 0)
-    return covered if bool((covered > 0).any()) else None
-
-
-class Unfilled(TorchFunctionMode):
-    """Skips initial values, which a checkpoint replaces: on meta tensors they import torch's compiler."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if getattr(func, "__module__", "") == "torch.nn.init" or name in ("normal_", "uniform_"):
-            return given.get("tensor", args[0] if args else None)
-        return func(*args, **given)
-
-
-def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
-) -> None:
-    """Puts renamed weights into a model built on the meta device, each cast to `dtype` on `device`.
-
-    Raises CheckpointError that names the first missing, unexpected or wrongly shaped keys, with both shapes.
-    """
-    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
-    problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in weights]
-    problems += [f"unexpected {name} {tuple(x.shape)}" for name, x in weights.items() if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(weights[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in weights and tuple(weights[name].shape) != shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems[:3])}{more}")
-    cast = {name: weights[name].to(device=device, dtype=dtype) for name in expected}
-    model.load_state_dict(cast, assign=True)
-    model.requires_grad_(False)

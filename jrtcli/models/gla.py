@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span, Unfilled
+from jrtcli.models.base import LayerState, RecurrentLM, Span
 from jrtcli.models.layers import RMSNorm
 from jrtcli.models.linear import Linear, fast_linear
-from jrtcli.models.published import fill, plain_names, refuse, settle, sizes
+from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
 
 _SWISH = ("swish", "silu")
 
@@ -286,11 +286,6 @@ class GLA(RecurrentLM):
         table = self.embeddings.weight if self.lm_head is None else self.lm_head.weight
         logits = fast_linear(self.norm(hidden), table, None, None)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, backend: str = "torch") -> Self:
-        """A model with fresh weights, to be trained. config: fla's config.json."""
-        return cls(cls.Config.from_dict(config), backend=backend, published=config)
 
     @classmethod
     def from_checkpoint(

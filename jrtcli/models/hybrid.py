@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import RecurrentLM, Unfilled, load_weights
+from jrtcli.models.base import RecurrentLM
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
 from jrtcli.models.linear import Linear, fast_linear
+from jrtcli.models.published import Unfilled, load_weights
 
 Kind = Literal["conv", "linear", "attention"]
 
@@ -245,11 +246,6 @@ class HybridLM(RecurrentLM):
         table = self.embeddings["word_embeddings"].weight if self.lm_head is None else self.lm_head.weight
         logits = fast_linear(y, table, None, None)  # type: ignore[arg-type]
         return logits if logits.dtype == torch.float64 else logits.float()
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, backend: str = "torch") -> Self:
-        """A model with fresh weights, to be trained."""
-        return cls(cls.Config.from_dict(config), backend=backend, published=config)
 
     @classmethod
     def from_checkpoint(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
-from jrtcli.models.base import LayerState, Span, encoder_span
+from jrtcli.errors import NotResumable
+from jrtcli.models.base import LayerState, Span
 from jrtcli.models.based import Based, Filters, LinearAttention
 from jrtcli.models.hybrid import HybridConfig
 from jrtcli.models.linear import Linear
@@ -60,6 +61,33 @@ class PrefixLinearAttention(LinearAttention):
             cu_seqlens=span.cu_seqlens,
         )
         return self.out_proj(o.flatten(-2)), {"kv": kv, "ksum": ksum, **new}
+
+
+def encoder_span(
+    limit: int | None, lengths: Tensor, start: Tensor, asked: int | Tensor | None
+) -> Tensor | None:
+    """JRT-RNN's rule: (N,) tokens its encoder covers, or None where it covers nothing.
+
+    limit: the trained encoder length, None for any. Without a wish, rows that start here (start == 0) have
+    their first min(limit, length) tokens in the encoder, rows that go on none. Raises NotResumable where
+    `asked` tokens are not all here.
+    """
+    if asked is None:
+        covered = lengths if limit is None else lengths.clamp(max=limit)
+        covered = torch.where(start == 0, covered, 0)
+    else:
+        covered = torch.as_tensor(asked, device=lengths.device).expand_as(lengths)
+        if bool(((covered > start) & (start > 0)).any()):
+            raise NotResumable(
+                "the encoder of JRT-RNN reads its region in one piece: it cannot go on from a state inside it"
+            )
+        if bool(((covered > lengths) & (start == 0)).any()):
+            raise NotResumable(
+                "the encoder of JRT-RNN reads its region in one piece: "
+                f"{int(covered.max())} tokens asked for, {int(lengths.min())} given"
+            )
+        covered = torch.where(start == 0, covered, 0)
+    return covered if bool((covered > 0).any()) else None
 
 
 class JRTRNN(Based):

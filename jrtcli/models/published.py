@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import load_weights
 
 
 def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,3 +84,39 @@ def fill(
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] in keep_fp32 and parameter.dtype != wide:
             parameter.data = weights[names[name]].to(device=device, dtype=wide)
+
+
+class Unfilled(TorchFunctionMode):
+    """Skips initial values, which a checkpoint replaces: on meta tensors they import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if getattr(func, "__module__", "") == "torch.nn.init" or name in ("normal_", "uniform_"):
+            return given.get("tensor", args[0] if args else None)
+        return func(*args, **given)
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Puts renamed weights into a model built on the meta device, each cast to `dtype` on `device`.
+
+    Raises CheckpointError that names the first missing, unexpected or wrongly shaped keys, with both shapes.
+    """
+    expected = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in weights]
+    problems += [f"unexpected {name} {tuple(x.shape)}" for name, x in weights.items() if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems[:3])}{more}")
+    cast = {name: weights[name].to(device=device, dtype=dtype) for name in expected}
+    model.load_state_dict(cast, assign=True)
+    model.requires_grad_(False)

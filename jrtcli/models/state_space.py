@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span, Unfilled
+from jrtcli.models.base import LayerState, RecurrentLM, Span
 from jrtcli.models.layers import RMSNorm
 from jrtcli.models.linear import fast_linear
-from jrtcli.models.published import fill, plain_names, refuse, settle, sizes
+from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
 
 # state-spaces/mamba's name -> transformers' name
 _SSM_NAMES = {
@@ -175,11 +175,6 @@ class StateSpaceLM(RecurrentLM):
         table = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         logits = fast_linear(self.norm_f(hidden), table, None, None)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, backend: str = "torch") -> Self:
-        """A model with fresh weights, to be trained. config: a config.json of either format."""
-        return cls(cls.Config.from_dict(config), backend=backend, published=config)  # type: ignore[attr-defined]
 
     @classmethod
     def from_checkpoint(
