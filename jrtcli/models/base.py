@@ -50,8 +50,8 @@ class RecurrentLM(nn.Module):
     """A recurrent language model: reads tokens into a State and continues from it.
 
     A subclass takes (config, *, backend, published: the config.json it stands for) and gives `layers`
-    (blocks: `block(x, state, span) -> (x, state)`, `block.init_state(batch, device)`), `embed`, `head`, and the names
-    of published files in `from_checkpoint` and `to_checkpoint`.
+    (blocks: `block(x, state, span) -> (x, state)`, `block.init_state(batch, device)`), `embed`, `head`, and
+    the names of published files in `from_checkpoint` and `to_checkpoint`.
     """
 
     architecture: ClassVar[str]
