@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from jrtcli.source import Document
 
 LOW_CONFIDENCE = 0.5
-"""Below this mean token probability the model itself had something else in mind about as often."""
+"""Below this mean token probability the model itself had something else in mind about as often. A checkpoint
+whose answers were counted says its own in `low_confidence` of its jrt.json."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Report:
     def low_confidence(self) -> bool:
         """Whether the model was unsure of what it said."""
         confidence = self.answer.confidence
-        return confidence is not None and confidence < LOW_CONFIDENCE
+        threshold = self.loaded.settings.get("low_confidence")
+        if not isinstance(threshold, (int, float)):
+            threshold = LOW_CONFIDENCE
+        return confidence is not None and confidence < threshold
 
 
 def judge(answer: Answer, document: Document, loaded: Loaded, golds: Sequence[str] = ()) -> Report:

@@ -113,6 +113,22 @@ def test_low_confidence_is_said_plainly(ask: Callable[..., int], capsys: pytest.
     assert "low: the model was not sure" in capsys.readouterr().err
 
 
+def test_a_checkpoint_says_what_low_confidence_is() -> None:
+    from types import SimpleNamespace
+
+    from jrtcli.report import Report
+
+    def low(confidence: float, **settings: float) -> bool:
+        parts = {
+            "answer": SimpleNamespace(confidence=confidence),
+            "loaded": SimpleNamespace(settings=settings),
+        }
+        return Report(document=None, golds=(), grounding=None, scores=None, **parts).low_confidence  # type: ignore[arg-type]
+
+    assert low(0.4) and not low(0.6)
+    assert low(0.6, low_confidence=0.8) and not low(0.85, low_confidence=0.8)
+
+
 def test_gold_answers_are_scored(
     ask: Callable[..., int], says: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
