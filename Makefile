@@ -29,9 +29,9 @@ install: $(STAMP)  ## build .venv and install jrt into it
 
 demo: $(STAMP)  ## ask the bundled model three questions about a document
 	$(BIN)/jrt ask --doc $(DEMO_DOC) \
-	  --question "Document number:" \
+	  --question "Measurand:" \
 	  --question "Applicant:" \
-	  --question "Shelf life:"
+	  --question "What is the shelf life?"
 
 test: lint types pytest  ## lint, types and the whole test suite
 
