@@ -111,6 +111,8 @@ def find(name: str) -> Known | None:
     The transformers copies of Mamba go by the same names with `-hf`.
     """
     wanted = name.lower()
+    if not wanted:  # the bundled model has no hub id, and that is no name of it
+        return None
     for entry in known():
         if wanted in (entry.name, entry.hub_id.lower()):
             return entry
