@@ -50,9 +50,8 @@ def _encoder_state(
         if lengths is not None:
             live = torch.arange(k_enc.shape[1], device=k_enc.device) < lengths[:, None]
             values = values * live[..., None, None]
-        state = KeyValueSum.apply(
-            k_enc.to(dtype).transpose(1, 2).contiguous(), values.transpose(1, 2).contiguous()
-        )
+        keys = k_enc.to(dtype).permute(0, 2, 3, 1).contiguous()
+        state = KeyValueSum.apply(keys, values.transpose(1, 2).contiguous())
     kv, ksum = state[..., :-1], state[..., -1]
     if initial_state is None:
         return kv, ksum

@@ -80,15 +80,17 @@ def _chunks(
     count = -(-tokens // size)
     tail = count * size - tokens
 
-    def chunked(x: Tensor) -> Tensor:  # (B, T, H, X) -> (B, H, chunks, size, X), zero-filled at the end
-        return F.pad(x, (0, 0, 0, 0, 0, tail)).unflatten(1, (count, size)).permute(0, 3, 1, 2, 4).contiguous()
+    # (B, T, H, X) -> (B, H, chunks, size, X), zero-filled at the end
+    def chunked(x: Tensor, order: tuple[int, ...] = (0, 3, 1, 2, 4)) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, 0, tail)).unflatten(1, (count, size)).permute(order).contiguous()
 
     if decay is None:
         # Padded tokens have values, and a one beside them, of 0: they add nothing to numerator, denominator
         # or state.
         values = chunked(torch.cat([v, torch.ones_like(v[..., :1])], dim=-1))
         state = torch.cat([kv, ksum[..., None]], dim=-1)
-        sums, state = CausalChunks.apply(chunked(q), chunked(k), values, state)
+        rows = (chunked(x, (0, 3, 1, 4, 2)) for x in (q, k))
+        sums, state = CausalChunks.apply(*rows, values, state)
         o = sums[..., :-1] / sums[..., -1:]
         return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :tokens], (state[..., :-1], state[..., -1])
 
