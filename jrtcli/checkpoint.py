@@ -229,7 +229,7 @@ def locate(
     if name and path.is_dir() and (entry is None or (path / "config.json").is_file()):
         folder, shown, source, entry = path, path.resolve().name, str(path.resolve()), None
     elif entry is not None and entry.bundled:
-        folder, shown, source = known.BUNDLED, entry.name, "bundled"
+        folder, shown, source = known.BUNDLED / entry.name, entry.name, "bundled"
     elif entry is None and path.is_file():
         raise _unknown(name, path)
     elif entry is not None or hub.is_repo_id(name):

@@ -1,4 +1,4 @@
-"""The checkpoints that go by a short name: every one of the paper's tables, and the one that ships with jrt.
+"""The checkpoints that go by a short name: every one of the paper's tables, and those that ship with jrt.
 
 Sources: ids from model cards and the READMEs of HazyResearch/prefix-linear-attention and HazyResearch/based;
 parameters by the shapes of each format, which give the published file sizes.
@@ -18,9 +18,10 @@ from jrtcli.errors import CheckpointError
 from jrtcli.weights import weight_files
 
 TINY = "tiny"
-"""The short name of the bundled checkpoint, which is the default everywhere."""
+"""The short name of the bundled checkpoint that is the default everywhere."""
 
-BUNDLED = Path(__file__).parent / "bundled" / TINY
+BUNDLED = Path(__file__).parent / "bundled"
+"""Folder of the bundled checkpoints; each lies in a folder of its name."""
 TRAINED_CONTEXT_TOKENS = 2048
 
 
@@ -98,10 +99,12 @@ _PUBLISHED = (
 
 
 def known() -> Iterator[Known]:
-    """Every known checkpoint, the bundled one first where this installation has it."""
-    tiny = _bundled(BUNDLED)
-    if tiny is not None:
-        yield tiny
+    """Every known checkpoint, the bundled ones that this installation has first, the default before all."""
+    folders = sorted(BUNDLED.iterdir()) if BUNDLED.is_dir() else []
+    for folder in sorted(folders, key=lambda folder: folder.name != TINY):
+        entry = _bundled(folder)
+        if entry is not None:
+            yield entry
     yield from _PUBLISHED
 
 
@@ -111,7 +114,7 @@ def find(name: str) -> Known | None:
     The transformers copies of Mamba go by the same names with `-hf`.
     """
     wanted = name.lower()
-    if not wanted:  # the bundled model has no hub id, and that is no name of it
+    if not wanted:  # a bundled model has no hub id, and that is no name of it
         return None
     for entry in known():
         if wanted in (entry.name, entry.hub_id.lower()):
@@ -125,7 +128,7 @@ def find(name: str) -> Known | None:
 def folder_here(entry: Known) -> Path | None:
     """Where a checkpoint lies on this machine, its weights complete; None if it does not. Uses no network."""
     if entry.bundled:
-        return BUNDLED
+        return BUNDLED / entry.name
     config = hub.cached_file(entry.hub_id, "config.json")
     if config is None:
         return None
@@ -137,7 +140,7 @@ def folder_here(entry: Known) -> Path | None:
 
 
 def _bundled(folder: Path) -> Known | None:
-    """The bundled checkpoint as its own files describe it."""
+    """A bundled checkpoint as its own files describe it; None if the folder holds none."""
     weights, config = folder / "model.safetensors", folder / "config.json"
     if not (weights.is_file() and config.is_file()):
         return None
@@ -147,7 +150,7 @@ def _bundled(folder: Path) -> Known | None:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     return Known(
-        name=TINY,
+        name=folder.name,
         hub_id="",
         architecture=json.loads(config.read_text("utf-8")).get("model_type", ""),
         parameters=sum(prod(x["shape"]) for name, x in header.items() if name != "__metadata__"),

@@ -208,7 +208,8 @@ def test_the_bundled_name(golden: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(known, "BUNDLED", tmp_path / "none")
     with pytest.raises(CheckpointError, match="lacks the bundled model"):
         load("tiny")
-    monkeypatch.setattr(known, "BUNDLED", golden / "mamba1-hf")
+    shutil.copytree(golden / "mamba1-hf", tmp_path / "bundled" / "tiny")
+    monkeypatch.setattr(known, "BUNDLED", tmp_path / "bundled")
     loaded = load("tiny")
     assert (loaded.identity.name, loaded.identity.source) == ("tiny", "bundled")
     assert loaded.known is not None

@@ -96,15 +96,24 @@ def test_other_names_are_not_known(name: str) -> None:
     assert known.find(name) is None
 
 
-def test_the_bundled_one_is_described_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "BUNDLED", tmp_path)
+def test_the_bundled_ones_are_described_by_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "BUNDLED", tmp_path / "none")
     assert known.find("tiny") is None
-    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "jrt_rnn"}))
-    (tmp_path / "jrt.json").write_text(json.dumps({"template": "qcq", "context_tokens": 512}))
-    tiny = known.find("tiny")
-    assert tiny is not None
-    assert tiny.bundled
+    monkeypatch.setattr(known, "BUNDLED", tmp_path)
+    for name, architecture in (("another", "based"), ("tiny", "jrt_rnn"), ("zero", "gla")):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"model_type": architecture}))
+        (folder / "jrt.json").write_text(json.dumps({"template": "qcq", "context_tokens": 512}))
+    (tmp_path / "zero" / "config.json").unlink()  # half a checkpoint is none
+    tiny, other = known.find("tiny"), known.find("another")
+    assert tiny is not None and other is not None
+    assert tiny.bundled and other.bundled
     assert (tiny.architecture, tiny.parameters, tiny.context, tiny.template) == ("jrt_rnn", 17, 512, "qcq")
-    assert tiny.size_bytes == (tmp_path / "model.safetensors").stat().st_size
-    assert next(iter(known.known())) == tiny
+    assert (other.name, other.architecture) == ("another", "based")
+    assert tiny.size_bytes == (tmp_path / "tiny" / "model.safetensors").stat().st_size
+    assert known.folder_here(other) == tmp_path / "another"
+    assert [entry.name for entry in known.known() if entry.bundled] == ["tiny", "another"]

@@ -32,12 +32,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "tiny"
-    folder.mkdir()
+    folder = tmp_path / "bundled" / "tiny"
+    folder.mkdir(parents=True)
     save_file({"a": torch.zeros(1000, 1500)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "jrt_rnn"}))
     (folder / "jrt.json").write_text(json.dumps({"template": "qcq", "context_tokens": 640}))
-    monkeypatch.setattr(known, "BUNDLED", folder)
+    monkeypatch.setattr(known, "BUNDLED", folder.parent)
     return folder
 
 
@@ -90,7 +90,7 @@ def test_here_means_all_of_it(cache: Path, capsys: pytest.CaptureFixture[str]) -
     in_cache(cache, "state-spaces/mamba2-370m", "config.json")
     shards = in_cache(cache, "fla-hub/gla-2.7B-100B", "config.json", "model.safetensors.index.json")
     found = as_json(capsys)
-    here = {name for name, entry in found.items() if entry["on_this_machine"]} - {"tiny"}
+    here = {name for name, entry in found.items() if entry["on_this_machine"] and entry["hub_id"]}
     assert here == {"mamba-370m"}
     assert found["mamba-370m"]["folder"] == str(snapshot)
     (shards / "model-00001-of-00001.safetensors").touch()
