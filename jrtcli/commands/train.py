@@ -27,6 +27,14 @@ def train(
             "--set", help="Change a key of the recipe, as optimizer.muon_lr=0.01.", metavar="KEY=VALUE"
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Start from a checkpoint's weights: a short name, hub id or folder.",
+            metavar="MODEL",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run.", metavar="DIR")
     ] = None,
@@ -51,6 +59,8 @@ def train(
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other")
     plan = load_recipe(recipe, changes or [])
+    if start is not None:
+        plan = replace(plan, model=replace(plan.model, init_from=start))
     if output is not None:
         plan = replace(plan, output=str(output))
     if minutes is not None:
@@ -69,11 +79,19 @@ def train(
         def show(event: events.Event) -> None:
             if isinstance(event, events.Progress):
                 bar.update(event.step, **_fields(event))
+            if isinstance(event, events.Preparing) and console.stderr_terminal:
+                return
             if not isinstance(event, events.Progress) or not console.stderr_terminal:
                 console.note(describe(event))
 
         result = loop.train(plan, on_event=show, stop=lambda: bool(pressed), resume=mode)
-    score = "" if result.score is None else f", recall {result.score:.1%} on the dev questions"
+    if not result.main:
+        return EXIT_INTERRUPTED if result.ended == "interrupted" else EXIT_DONE
+    score = ""
+    if result.score is not None and result.measure == "recall":
+        score = f", recall {result.score:.1%} on the dev questions"
+    elif result.score is not None:
+        score = f", loss {result.score:.3f} on held-out text"
     console.note(f"{result.ended} at step {result.step:,} after {result.seconds / 60:.1f} min{score}")
     console.out(str(result.best))
     return EXIT_INTERRUPTED if result.ended == "interrupted" else EXIT_DONE
@@ -91,11 +109,16 @@ def describe(event: object) -> str:
     """One plain line for an event of the loop."""
     from jrtcli.train import events
 
+    if isinstance(event, events.Preparing):
+        return f"{event.what}: {event.done / 1e6:,.1f} of {event.total / 1e6:,.1f} MB"
+    if isinstance(event, events.Noted):
+        return event.text
     if isinstance(event, events.Started):
+        others = f" in {event.processes} processes" if event.processes > 1 else ""
         begin = f"resumed at step {event.step:,}" if event.step else "started"
         return (
             f"{begin}: {event.parameters:,} parameters, {event.steps:,} steps, {event.device}, "
-            f"{event.precision}, into {event.output}"
+            f"{event.precision}{others}, into {event.output}"
         )
     if isinstance(event, events.Progress):
         means = " ".join(f"{name} {value:.3f}" for name, value in event.means.items() if name != "tag_loss")
@@ -106,11 +129,15 @@ def describe(event: object) -> str:
             f"{event.tokens_per_s:,.0f} tokens/s{data} {event.left_s / 60:.0f} min left{waited}"
         )
     if isinstance(event, events.Evaluated):
-        shares = " ".join(f"{group} {share:.1%}" for group, share in event.recall.items())
+        said = []
+        if event.recall:
+            shares = " ".join(f"{group} {share:.1%}" for group, share in event.recall.items())
+            said.append(f"recall {shares} of {event.questions} questions")
+        if event.losses:
+            losses = " ".join(f"{name} {loss:.3f}" for name, loss in event.losses.items())
+            said.append(f"held-out {losses}")
         mark = " (best so far)" if event.best else ""
-        return (
-            f"step {event.step} recall {shares} of {event.questions} questions in {event.seconds:.0f}s{mark}"
-        )
+        return f"step {event.step} {', '.join(said)} in {event.seconds:.0f}s{mark}"
     assert isinstance(event, events.Saved)
     return f"step {event.step} saved {event.folder}"
 

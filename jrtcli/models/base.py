@@ -123,10 +123,25 @@ class RecurrentLM(nn.Module):
         return State(layers, torch.zeros(batch, dtype=torch.int64, device=device))
 
     def hidden(
-        self, tokens: Tensor, *, mask: Tensor | None = None, encoder_length: int | Tensor | None = None
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = None,
+        encoder_length: int | Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
-        """tokens (B, T) read from nothing -> (B, T, D), the input of `head`. Arguments as in `forward`."""
+        """tokens (B, T) read from nothing -> (B, T, D), the input of `head`. Arguments as in `forward`.
+
+        cu_seqlens (N + 1,): B is 1 and the tokens are a pack of N sequences that do not see each other;
+        encoder_length is then one number, or (N,).
+        """
         batch, length = tokens.shape
+        if cu_seqlens is not None:
+            lengths = cu_seqlens.diff()
+            start = torch.zeros_like(lengths)
+            encoder = self._encoder_lengths(lengths, start, encoder_length)
+            span = Span(start, length, cu_seqlens, encoder)
+            return self._read(tokens, self.init_state(len(lengths)).layers, span)[0]
         if mask is not None and not self.keeps_padding:
             keep = mask.bool()
             self._check_left_padding(keep)

@@ -1,12 +1,7 @@
-"""Recipes: a TOML file read into frozen dataclasses, and the schedules that follow from it.
-
-Every schedule is a function of the step alone. A time limit stops a run early but never changes a
-schedule, so a resumed run repeats the losses of one that was never stopped.
-"""
+"""Recipes: a TOML file read into frozen dataclasses."""
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -17,16 +12,20 @@ from jrtcli.errors import UsageError
 
 DECAYS = ("linear", "cosine", "constant")
 PRECISIONS = ("auto", "bf16", "fp32")
+OBJECTIVES = ("answers", "lm", "jrt")
+BOARDS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
     """What is trained. `config` is the architecture's own configuration, as in a published config.json."""
 
-    architecture: str = "jrt_rnn"
+    architecture: str = ""
+    """A name of `jrtcli.models.ARCHITECTURES`; "" is that of init_from, or else jrt_rnn."""
     config: dict[str, Any] = field(default_factory=dict)
     init_from: str = ""
-    """Folder of a checkpoint to start from; "" starts from scratch."""
+    """Checkpoint to start from: a folder, a short name or a hub id; "" starts from scratch. `config` then
+    holds changes to the checkpoint's."""
     tag_layer: int = -1
     """Layer whose output feeds the match-bit head; -1 finds the first linear attention."""
 
@@ -60,6 +59,24 @@ class LossRecipe:
 
 
 @dataclass(frozen=True)
+class ObjectiveRecipe:
+    """What plain text trains; rows with questions train their answers, whatever this says."""
+
+    kind: str = "answers"
+    """answers: there is no text. lm: every next token. jrt: the paper's equation (5), masked tokens in the
+    encoder region and next tokens after it."""
+    mlm_weight: float = 0.25
+    mask_share: float = 0.15
+    """Share of the encoder's tokens that the mask token replaces."""
+    mask_token: int = -1
+    """Id of the mask token; -1 takes the tokenizer's <mask> or [MASK], else the model's last row where the
+    tokenizer has none for it."""
+    encoder_tokens: tuple[int, ...] = (0,)
+    """Length of the encoder region, or the least and the greatest of lengths drawn evenly; 0 is half of the
+    sequence."""
+
+
+@dataclass(frozen=True)
 class EvalRecipe:
     """Recall on dev documents while the model trains; the best checkpoint is chosen by it."""
 
@@ -68,8 +85,10 @@ class EvalRecipe:
     questions: int = 48
     """Questions of each set."""
     sets: tuple[str, ...] = ("train:256", "train:512")
-    """"split:tokens" as `jrtcli.train.data.examples` has them."""
+    """"split:tokens" as `jrtcli.train.data.examples` has them, or "qa-dev:tokens"."""
     max_new_tokens: int = 24
+    text_tokens: int = 16384
+    """Tokens of held-out text whose loss is taken, where a run has text; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +120,17 @@ class Recipe:
     save_every: int = 250
     workers: int = 0
     """Processes that make batches; 0 is one thread."""
+    tensorboard: str = "auto"
+    """Event files in the run's folder: auto (where tensorboard is installed), on, off."""
+    cache: str = ""
+    """Folder of tokenised text and indexed rows; "" is the user's cache folder."""
     model: ModelRecipe = ModelRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     loss: LossRecipe = LossRecipe()
+    objective: ObjectiveRecipe = ObjectiveRecipe()
     eval: EvalRecipe = EvalRecipe()
     data: dict[str, Any] = field(default_factory=dict)
-    """Fields of `jrtcli.train.data.DataConfig`."""
+    """Fields of `jrtcli.train.data.DataConfig` and of `jrtcli.train.sources.Sources`."""
     curriculum: tuple[Stage, ...] = (Stage(1.0),)
 
     def as_dict(self) -> dict[str, Any]:
@@ -143,11 +167,22 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     origin = getattr(hint, "__origin__", hint)
+    if hint == tuple[int, ...]:
+        return _whole_numbers(value, name)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(value)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
         raise UsageError(f"recipe: {name} must be {getattr(origin, '__name__', origin)}, not {value!r}")
     return value
+
+
+def _whole_numbers(value: Any, name: str) -> tuple[int, ...]:
+    """One number or [least, greatest]."""
+    listed = (value,) if isinstance(value, int) else value
+    whole = isinstance(listed, (list, tuple)) and all(type(n) is int and n >= 0 for n in listed)
+    if not whole or len(listed) not in (1, 2) or list(listed) != sorted(listed):
+        raise UsageError(f"recipe: {name} must be a number or [least, greatest], not {value!r}")
+    return tuple(listed)
 
 
 def _stage(values: Any, where: str) -> Stage:
@@ -169,6 +204,14 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"recipe: optimizer.decay must be one of {', '.join(DECAYS)}")
     if recipe.precision not in PRECISIONS:
         raise UsageError(f"recipe: precision must be one of {', '.join(PRECISIONS)}")
+    if recipe.objective.kind not in OBJECTIVES:
+        raise UsageError(f"recipe: objective.kind must be one of {', '.join(OBJECTIVES)}")
+    if not 0 < recipe.objective.mask_share < 1 or recipe.objective.mlm_weight < 0:
+        raise UsageError(
+            "recipe: objective.mask_share must be in (0, 1) and objective.mlm_weight not below 0"
+        )
+    if recipe.tensorboard not in BOARDS:
+        raise UsageError(f"recipe: tensorboard must be one of {', '.join(BOARDS)}")
     if not recipe.curriculum or abs(sum(s.share for s in recipe.curriculum) - 1) > 1e-6:
         raise UsageError("recipe: the shares of curriculum must add up to 1")
     if not 0 <= recipe.ema < 1:
@@ -179,7 +222,8 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file and apply `a.b=value` overrides (values are TOML, or else text).
 
-    Paths (tokenizer, model.init_from, every text in [data]) are taken relative to the file.
+    Paths (tokenizer, cache, every text and every *_paths in [data]) are taken relative to the file, and so is
+    model.init_from where a folder of that name is there.
     Raises UsageError for a file that is missing or is not TOML, and for unknown keys.
     """
     path = Path(path)
@@ -197,11 +241,25 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     def beside(name: str) -> str:
         return str(here / name) if name else name
 
+    def placed(key: str, value: Any) -> Any:
+        if key.endswith("_paths"):
+            listed = [value] if isinstance(value, str) else value
+            if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+                raise UsageError(f"recipe: data.{key} must be a list of paths, not {value!r}")
+            return [beside(name) for name in listed]
+        return beside(value) if isinstance(value, str) else value
+
+    start = recipe.model.init_from
     return replace(
         recipe,
         tokenizer=beside(recipe.tokenizer),
-        model=replace(recipe.model, init_from=beside(recipe.model.init_from)),
-        data={key: beside(value) if isinstance(value, str) else value for key, value in recipe.data.items()},
+        cache=beside(recipe.cache),
+        model=replace(recipe.model, init_from=beside(start) if (here / start).is_dir() else start),
+        data={key: placed(key, value) for key, value in recipe.data.items()},
+        curriculum=tuple(
+            replace(stage, data={key: placed(key, value) for key, value in stage.data.items()})
+            for stage in recipe.curriculum
+        ),
     )
 
 
@@ -228,55 +286,3 @@ def _override(values: dict[str, Any], override: str) -> None:
             table[index] = value
         else:
             table = table[index] if isinstance(table, list) else table.setdefault(index, {})
-
-
-def stage_at(recipe: Recipe, step: int) -> int:
-    """Index of the curriculum stage that step (from 0) belongs to."""
-    done = 0.0
-    for i, stage in enumerate(recipe.curriculum):
-        done += stage.share
-        if step < round(done * recipe.steps):
-            return i
-    return len(recipe.curriculum) - 1
-
-
-def lr_factor(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates at step (from 0): warm-up, decay, and the stage's own factor."""
-    o = recipe.optimizer
-    factor = recipe.curriculum[stage_at(recipe, step)].lr
-    if step < o.warmup_steps:
-        return factor * (step + 1) / o.warmup_steps
-    start = max(o.warmup_steps, round(o.decay_from * recipe.steps))
-    if o.decay == "constant" or step < start:
-        return factor
-    progress = min(1.0, (step - start) / max(1, recipe.steps - start))
-    left = 1 - progress if o.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return factor * (o.final_lr + (1 - o.final_lr) * left)
-
-
-FREE_TO_CHANGE = ("output", "minutes", "log_every", "save_every", "workers", "eval", "tokenizer")
-"""Parts of a recipe that a resumed run may change: they do not touch the losses."""
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Top-level keys, or table.key, that differ and may not."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = _plain(old.get(key)), _plain(new.get(key))
-        if key in FREE_TO_CHANGE or before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            names = sorted(before.keys() | after.keys())
-            found += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
-        else:
-            found.append(key)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that a recipe equals itself after being saved."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,11 +62,11 @@ def batch(config: DataConfig, tokenizer: Tokenizer, step: int) -> Batch:
     for attempt in itertools.count():
         seed = random.Random(f"{config.seed}/{step}/{attempt}").getrandbits(64)
         if made := _rows(config, tokenizer, Draw(seed, prose(config))):
-            return _padded(made)
+            return padded(made)
     raise AssertionError
 
 
-def _rows(config: DataConfig, tokenizer: Tokenizer, d: Draw) -> list[_Row]:
+def _rows(config: DataConfig, tokenizer: Tokenizer, d: Draw) -> list[Row]:
     """The rows of a batch; none if every document was cut before its first fact."""
     length = config.document_tokens
     if d.random() < config.shorter:
@@ -84,7 +85,7 @@ def _rows(config: DataConfig, tokenizer: Tokenizer, d: Draw) -> list[_Row]:
         for plan, context in zip(plans, contexts, strict=True)
     ]
     kept = [row for row in made if row is not None]
-    return _alike(kept, d, config.tokens_per_step) if kept else []
+    return alike(kept, d.below, config.tokens_per_step) if kept else []
 
 
 @functools.cache
@@ -94,7 +95,9 @@ def _blank(tokenizer: Tokenizer) -> tuple[int, int]:
     return newline, space
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """A row before padding: fields as those of Batch, of one row."""
+
     tokens: np.ndarray
     weights: np.ndarray
     encoder_length: int
@@ -103,7 +106,7 @@ class _Row(NamedTuple):
 
 def _row(
     config: DataConfig, d: Draw, tokenizer: Tokenizer, plan: _Plan, context: Encoding, length: int
-) -> _Row | None:
+) -> Row | None:
     """The tokens of a plan, its context cut to `length` tokens; None if no answer is left in it."""
     newline, space = _blank(tokenizer)
     ids = context.ids[:length]
@@ -117,7 +120,7 @@ def _row(
             spans.append((fact, first, int(np.searchsorted(offsets[:, 0], fact.end, side="left"))))
     if not spans:
         return None
-    k = _how_many(config, d, plan, len(spans))
+    k = how_many(config, d.below, plan.template, plan.mode, len(spans))
     chosen = sorted(range(len(spans)), key=lambda _: d.random())[:k]
     listed = "".join(f"Question: {spans[i][0].question}\n" for i in chosen) + "\n"
     asked = sorted(chosen, key=lambda _: d.random())
@@ -160,24 +163,24 @@ def _row(
     if lead >= 0:
         for i, (_, first, last) in enumerate(spans):
             tags[lead + first : lead + last] = i in chosen
-    return _Row(np.array(tokens, dtype=np.int64), weights, encoder_length, tags)
+    return Row(np.array(tokens, dtype=np.int64), weights, encoder_length, tags)
 
 
-def _how_many(config: DataConfig, d: Draw, plan: _Plan, n: int) -> int:
-    """How many questions a row asks. Without a list to read first, a few more: the document must be kept
-    anyway."""
-    extra = 2 if plan.template == "cq" else 1
-    if plan.mode < config.one:
+def how_many(config: DataConfig, below: Callable[[int], int], template: str, mode: float, n: int) -> int:
+    """How many of n questions a row asks. Without a list to read first, a few more: the document must be kept
+    anyway. below(m): a number drawn from 0 to m - 1; mode: where k was drawn, as in `_Plan`."""
+    extra = 2 if template == "cq" else 1
+    if mode < config.one:
         return min(n, extra)
-    if plan.mode < config.one + config.two:
+    if mode < config.one + config.two:
         return min(n, 2 * extra)
-    return min(config.max_questions, -(-n // 2) + d.below(n // 2 + 1), n)
+    return min(config.max_questions, -(-n // 2) + below(n // 2 + 1), n)
 
 
-def _alike(made: list[_Row], d: Draw, budget: int) -> list[_Row]:
+def alike(made: list[Row], below: Callable[[int], int], budget: int) -> list[Row]:
     """Rows of similar length that fill about `budget` tokens together: most of those made."""
     made = sorted(made, key=lambda row: len(row.tokens))
-    first = d.below(1 + len(made) // 3)
+    first = below(1 + len(made) // 3)
     last = first + 1
     while last < len(made) and (last + 1 - first) * _width(made[last]) <= budget * 1.05:
         last += 1
@@ -186,11 +189,12 @@ def _alike(made: list[_Row], d: Draw, budget: int) -> list[_Row]:
     return made[first:last]
 
 
-def _width(row: _Row) -> int:
+def _width(row: Row) -> int:
     return -(-len(row.tokens) // MULTIPLE) * MULTIPLE
 
 
-def _padded(made: list[_Row]) -> Batch:
+def padded(made: list[Row]) -> Batch:
+    """Rows side by side, padded at the right to a multiple of 64 tokens."""
     width = max(_width(row) for row in made)
     tokens = np.full((len(made), width), PAD_ID, dtype=np.int64)
     weights = np.zeros((len(made), width), dtype=np.float32)

@@ -7,6 +7,22 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """Before the first step: data is tokenised or indexed, once for all runs. done, total: bytes of files."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something the user should know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Started:
     """Before the first step; `step` is above 0 for a resumed run."""
 
@@ -16,6 +32,7 @@ class Started:
     device: str
     precision: str
     output: Path
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,13 +54,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Recall on the dev slice: shares by group, and whether it is the best so far."""
+    """Recall on the dev slice: shares by group; losses on held-out text; whether it is the best so far."""
 
     step: int
     recall: dict[str, float]
     questions: int
     best: bool
     seconds: float
+    losses: dict[str, float] | None = None
+    """text: per next token; mlm: per masked token. None without text."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,16 @@ class Saved:
     folder: Path
 
 
-Event = Started | Progress | Evaluated | Saved
+Event = Preparing | Noted | Started | Progress | Evaluated | Saved
 
 
 @dataclass
 class Result:
-    """How a run ended: "done", "interrupted" or "out of time"; `best` is the folder to use."""
+    """How a run ended: "done", "interrupted" or "out of time"; `best` is the folder to use.
+
+    score: what `best` was chosen by, recall in [0, 1], or (measure "loss") the loss on held-out text.
+    main: whether this is the process that speaks for all.
+    """
 
     ended: str
     step: int
@@ -67,3 +90,5 @@ class Result:
     best: Path
     score: float | None
     seconds: float
+    measure: str = "recall"
+    main: bool = True

@@ -6,27 +6,34 @@ what a checkpoint holds, so a run that was killed goes on to the same losses.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from jrtcli.errors import JrtError, UsageError
-from jrtcli.train.config import Recipe, differences, lr_factor, stage_at
+from jrtcli.train import processes
+from jrtcli.train.config import Recipe
 from jrtcli.train.events import Evaluated, Event, Progress, Result, Saved, Started
-from jrtcli.train.loss import Objective, Sums, batch_totals, find_tag_layer
+from jrtcli.train.loss import Objective, Sums, find_tag_layer
 from jrtcli.train.optim import WeightAverage, build_optimizers, set_lr
 from jrtcli.train.parts import Parts, build_parts
 from jrtcli.train.prefetch import Batches
-from jrtcli.train.recall import recall
+from jrtcli.train.recall import recall, text_losses
 from jrtcli.train.save import Metrics, clear, load_trainer, save_model, save_trainer, versions
+from jrtcli.train.schedule import differences, lr_factor, stage_at
+from jrtcli.train.sharing import share
+
+WAIT = timedelta(hours=6)
+"""How long the processes wait for one that tokenises or evaluates."""
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -75,27 +82,49 @@ class _Run:
         began = time.perf_counter()
         recipe = self.recipe
         self.output = Path(recipe.output)
-        saved = self._saved()
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=WAIT),
+                # A batch of text has no match bits, and a sequence may lie outside the encoder altogether.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ]
+        )
+        self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
         self.device = self.accelerator.device
+        saved = self._saved()
         self.precision = choose_precision(recipe.precision, self.device)
         torch.manual_seed(recipe.seed)
-        self.parts = self.given or build_parts(recipe)
+        with self.accelerator.local_main_process_first():
+            self.parts = self.given or build_parts(recipe, self._say)
+        self.measure = "recall" if self.parts.questions else "loss"
         self._build()
         if saved is not None:
             self._restore(saved)
-        self.main = self.accelerator.is_main_process
-        self.metrics = Metrics(self.output, self.step) if self.main else None
-        count = sum(p.numel() for p in self.parts.model.parameters())
-        self.on_event(Started(self.step, recipe.steps, count, str(self.device), self.precision, self.output))
+        if processes.greatest(self.step, self.device) != -processes.greatest(-self.step, self.device):
+            raise JrtError(f"{self.output}: the processes see different checkpoints; it must be one folder")
+        self.metrics = Metrics(self.output, self.step, board=recipe.tensorboard) if self.main else None
+        count = self._parameters
+        self._say(
+            Started(self.step, recipe.steps, count, str(self.device), self.precision, self.output, self.world)
+        )
         ended = self._steps(began)
+        self.accelerator.wait_for_everyone()
+        if self.metrics is not None:
+            self.metrics.close()
         seconds = time.perf_counter() - began
         best = self.output / ("best" if self.score is not None else "last")
-        return Result(ended, self.step, self.tokens, best, self.score, seconds)
+        shown = self.score if self.score is None or self.measure == "recall" else -self.score
+        return Result(ended, self.step, self.tokens, best, shown, seconds, self.measure, self.main)
+
+    def _say(self, event: Event) -> None:
+        if self.main:
+            self.on_event(event)
 
     def _saved(self) -> dict[str, Any] | None:
         if self.resume == "fresh":
-            clear(self.output)
+            if self.main:
+                clear(self.output)
+            self.accelerator.wait_for_everyone()
             return None
         saved = load_trainer(self.output)
         if saved is None:
@@ -113,21 +142,36 @@ class _Run:
 
     def _build(self) -> None:
         recipe, model = self.recipe, self.parts.model
-        tag_layer = find_tag_layer(model, recipe.model.tag_layer) if recipe.loss.tag > 0 else None
+        tagged = recipe.loss.tag > 0 and self.parts.has_tags
+        tag_layer = find_tag_layer(model, recipe.model.tag_layer) if tagged else None
         objective = Objective(
-            model, tag_layer=tag_layer, tag_weight=recipe.loss.tag, width=self.parts.width
+            model,
+            tag_layer=tag_layer,
+            tag_weight=recipe.loss.tag,
+            width=self.parts.width,
+            mlm_weight=recipe.objective.mlm_weight,
         ).to(self.device)
+        self._parameters = sum(p.numel() for p in model.parameters())
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        self.twin = None
+        if plugin is not None:
+            if plugin.fsdp_version != 2:
+                raise UsageError("accelerate: only fsdp_version 2 is supported; set it in the config file")
+            plugin.transformer_cls_names_to_wrap = [type(model.layers[0]).__name__]
+            self.twin = copy.deepcopy(model).requires_grad_(False)  # whole, for evaluation and checkpoints
         optimizers = build_optimizers(objective, recipe.optimizer)
-        self.average = WeightAverage(objective.model, recipe.ema) if recipe.ema else None
         self.bare = objective
         self.objective, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
+        if plugin is not None:
+            self.bare = self.accelerator.unwrap_model(self.objective)
+        self.average = WeightAverage(self.bare.model, recipe.ema) if recipe.ema else None
 
     def _restore(self, saved: dict[str, Any]) -> None:
         try:
-            self.bare.load_state_dict(saved["objective"])
+            processes.load_module(self.bare, saved["objective"])
             for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                 base = [group["base_lr"] for group in optimizer.param_groups]
-                optimizer.load_state_dict(state)
+                processes.load_optimizer(optimizer, state)
                 for group, rate in zip(optimizer.param_groups, base, strict=True):
                     group["base_lr"] = rate  # --resume with a new recipe brings new rates
             if self.average is not None and saved["average"] is not None:
@@ -139,7 +183,8 @@ class _Run:
             ) from None
         self.step, self.tokens, self.longest = saved["step"], saved["tokens"], saved["longest"]
         self.score = saved["score"]
-        self.window = Sums(**saved["window"])
+        self.window = Sums(**saved["window"]) if self.main else Sums()
+        self.window.batches *= self.world  # they are counted in each process
         torch.set_rng_state(saved["rng"])
 
     def _steps(self, began: float) -> str:
@@ -149,11 +194,11 @@ class _Run:
         ended = "done"
         try:
             while self.step < recipe.steps:
-                if self.stop():
-                    ended = "interrupted"
-                    break
-                if recipe.minutes and time.perf_counter() - began > 60 * recipe.minutes:
-                    ended = "out of time"
+                late = recipe.minutes and time.perf_counter() - began > 60 * recipe.minutes
+                # One process that stops alone would leave the others waiting.
+                wish = processes.greatest(2 if self.stop() else 1 if late else 0, self.device)
+                if wish:
+                    ended = "interrupted" if wish == 2 else "out of time"
                     break
                 self._one(batches.get())
                 if self.step % recipe.log_every == 0 or self.step == recipe.steps:
@@ -173,22 +218,17 @@ class _Run:
 
     def _one(self, batch: Any) -> None:
         set_lr(self.optimizers, lr_factor(self.recipe, self.step))
-        totals = batch_totals(batch.weights, batch.tags).to(self.device)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-
-        def mine(rows: Tensor) -> Tensor:
-            return rows[rank::world].to(self.device)
-
+        inputs, _ = share(
+            batch,
+            self.accelerator.process_index,
+            self.world,
+            self.device,
+            has_encoder=self.parts.has_encoder,
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss, sums = self.objective(
-                mine(batch.tokens),
-                mine(batch.weights),
-                mine(batch.encoder_lengths) if self.parts.has_encoder else None,
-                mine(batch.tags),
-                totals,
-            )
+            loss, sums = self.objective(inputs)
         # Each process divides by the totals of the whole batch and gradients are averaged: times world.
-        self.accelerator.backward(loss * world)
+        self.accelerator.backward(loss * self.world)
         if self.recipe.optimizer.clip_norm:
             self.accelerator.clip_grad_norm_(self.objective.parameters(), self.recipe.optimizer.clip_norm)
         for optimizer in self.optimizers:
@@ -199,10 +239,10 @@ class _Run:
         self.window.add(sums)
         self.step += 1
         self.tokens += batch.tokens.numel()
-        self.longest = max(self.longest, batch.tokens.shape[1])
+        self.longest = max(self.longest, getattr(batch, "longest", batch.tokens.shape[1]))
 
     def _log(self, seconds: float, tokens: int, steps: int, batches: Batches) -> None:
-        means = self.window.means()
+        means = self._whole_window().means()
         self.window = Sums()
         if not math.isfinite(means["loss"]):
             raise JrtError(
@@ -213,7 +253,7 @@ class _Run:
         left_s = (self.recipe.steps - self.step) * seconds / steps
         stage = stage_at(self.recipe, self.step - 1)
         made = batches.made_tokens / max(batches.made_s, 1e-9)
-        self.on_event(
+        self._say(
             Progress(
                 self.step, self.recipe.steps, stage, self.tokens, rate, left_s, batches.waited_s, means, made
             )
@@ -225,50 +265,82 @@ class _Run:
         if self.metrics is not None:
             self.metrics.write({"step": self.step, **row})
 
+    def _whole_window(self) -> Sums:
+        """The sums of all processes since the last log."""
+        window = Sums(**processes.summed(self.window.numbers(), self.device))
+        window.batches /= self.world
+        return window
+
     @contextmanager
     def _shown(self) -> Iterator[Any]:
-        """The model as it would be shipped: averaged weights where an average is kept."""
-        model = self.parts.model
+        """The model as it would be shipped: averaged weights where an average is kept, whole where
+        sharded."""
+        model = self.bare.model
         if self.average is not None:
             self.average.swap()
-        model.eval()
+        shown = model
+        if self.twin is not None:
+            shown = self.twin
+            shown.load_state_dict(processes.whole(model.state_dict()))
+        shown.eval()
         try:
-            yield model
+            yield shown
         finally:
             model.train()
             if self.average is not None:
                 self.average.swap()
 
     def _evaluate(self) -> None:
-        if not self.parts.questions or not self.main:
+        parts = self.parts
+        if not parts.questions and not parts.held_out:
             return
         began = time.perf_counter()
         with self._shown() as model:
-            shares = recall(
+            if self.main:
+                self._measure(model, began)
+        self.accelerator.wait_for_everyone()
+
+    def _measure(self, model: Any, began: float) -> None:
+        parts = self.parts
+        row: dict[str, Any] = {}
+        shares: dict[str, float] = {}
+        losses: dict[str, float] | None = None
+        if parts.questions:
+            shares = row["recall"] = recall(
                 model,
-                self.parts.tokenizer,
-                self.parts.questions,
-                has_encoder=self.parts.has_encoder,
+                parts.tokenizer,
+                parts.questions,
+                has_encoder=parts.has_encoder,
                 max_new_tokens=self.recipe.eval.max_new_tokens,
-                stop_ids=self.parts.stop_ids,
+                stop_ids=parts.stop_ids,
                 device=self.device,
             )
-            best = self.score is None or shares["all"] >= self.score
-            if best:
-                self.score = shares["all"]
-                self._export(model, "best")
+        if parts.held_out:
+            weight = self.recipe.objective.mlm_weight
+            losses = row["held_out"] = text_losses(
+                model, parts.held_out, weight, has_encoder=parts.has_encoder, device=self.device
+            )
+        score = shares["all"] if losses is None or parts.questions else -losses["loss"]
+        best = self.score is None or score >= self.score
+        if best:
+            self.score = score
+            self._export(model, "best")
         seconds = time.perf_counter() - began
-        self.on_event(Evaluated(self.step, shares, len(self.parts.questions), best, seconds))
-        self._row({"recall": shares, "best": best})
+        self._say(Evaluated(self.step, shares, len(parts.questions), best, seconds, losses))
+        self._row({**row, "best": best})
 
     def _export(self, model: Any, name: str) -> None:
+        score = self.score if self.score is None or self.measure == "recall" else -self.score
         training = {
             "step": self.step,
             "tokens": self.tokens,
-            "score": self.score,
+            "score": score,
+            "measure": self.measure,
             "recipe": self.recipe.as_dict(),
             "versions": versions(),
         }
+        if self.parts.mask_token is not None:
+            training["mask_token"] = self.parts.mask_token
         reading = {
             "template": self.recipe.template,
             "context_tokens": self.longest,
@@ -276,27 +348,26 @@ class _Run:
             "window_tokens": max(getattr(data, "document_tokens", 0) for data in self.parts.data),
             "stop": ["\n"],
         }
-        tokenizer = self.recipe.tokenizer
+        tokenizer = self.parts.tokenizer_file or self.recipe.tokenizer
         save_model(self.output / name, model, training=training, tokenizer=tokenizer, reading=reading)
 
     def _save(self) -> None:
-        if not self.main:
-            return
         with self._shown() as model:
-            self._export(model, "last")
-        save_trainer(
-            self.output,
-            {
-                "recipe": self.recipe.as_dict(),
-                "step": self.step,
-                "tokens": self.tokens,
-                "longest": self.longest,
-                "score": self.score,
-                "window": self.window.numbers(),
-                "objective": self.bare.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "average": self.average.state_dict() if self.average is not None else None,
-                "rng": torch.get_rng_state(),
-            },
-        )
-        self.on_event(Saved(self.step, self.output / "last"))
+            if self.main:
+                self._export(model, "last")
+        state = {
+            "recipe": self.recipe.as_dict(),
+            "step": self.step,
+            "tokens": self.tokens,
+            "longest": self.longest,
+            "score": self.score,
+            "window": self._whole_window().numbers(),
+            "objective": processes.whole(self.bare.state_dict()),
+            "optimizers": [processes.whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            "average": processes.whole(self.average.state_dict()) if self.average is not None else None,
+            "rng": torch.get_rng_state(),
+        }
+        if self.main:
+            save_trainer(self.output, state)
+            self._say(Saved(self.step, self.output / "last"))
+        self.accelerator.wait_for_everyone()

@@ -1,6 +1,7 @@
-"""What training minimises: next-token loss on the tokens that carry weight, and the match-bit loss.
+"""What training minimises: next-token loss on the tokens that carry weight, the loss of masked tokens at
+their own place, and the match-bit loss.
 
-Symbols: B batch, T tokens, D model dim, V vocabulary, N positions that carry weight.
+Symbols: B batch, T tokens, D model dim, V vocabulary, N positions that carry weight, S sequences of a pack.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,16 +27,6 @@ def answer_masks(weights: Tensor) -> tuple[Tensor, Tensor]:
     first = answer.clone()
     first[:, 1:] &= ~answer[:, :-1]
     return answer, first
-
-
-def weighted_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, total: Tensor | float) -> Tensor:
-    """sum_n weights[n] * -log softmax(logits[n])[targets[n]] / total.
-
-    logits (N, V), targets (N,), weights (N,). `total` is the sum of the weights of the whole batch, which
-    is more than these N when the batch is split over devices.
-    """
-    loss = F.cross_entropy(logits.float(), targets, reduction="none")
-    return (loss * weights).sum() / total
 
 
 def balanced_binary_loss(logits: Tensor, bits: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -67,6 +58,11 @@ class Sums:
     ones_right: Any = 0
     zeros: Any = 0
     zeros_right: Any = 0
+    text_ce: Any = 0.0
+    text_tokens: Any = 0
+    mlm_ce: Any = 0.0
+    masked: Any = 0
+    masked_right: Any = 0
 
     def add(self, other: Sums) -> None:
         """Add another batch's sums to these."""
@@ -78,35 +74,72 @@ class Sums:
         return {f.name: float(getattr(self, f.name)) for f in fields(self)}
 
     def means(self) -> dict[str, float]:
-        """What is shown: loss, ce per answer token, accuracy of answers and first tokens, balanced tags."""
+        """What is shown: loss; ce per answer token, accuracy of answers and of their first tokens; balanced
+        accuracy of tags; text: ce per token of plain text; mlm, mlm_acc: of masked tokens. What no batch had
+        is left out, but for the answers of a run without text."""
         n = self.numbers()
 
         def ratio(part: str, whole: str) -> float:
             return n[part] / n[whole] if n[whole] else float("nan")
 
-        shown = {
-            "loss": ratio("loss", "batches"),
-            "ce": ratio("answer_ce", "answers"),
-            "answer": ratio("answers_right", "answers"),
-            "first": ratio("firsts_right", "firsts"),
-        }
+        shown = {"loss": ratio("loss", "batches")}
+        if n["answers"] or not n["text_tokens"] + n["masked"]:
+            shown |= {
+                "ce": ratio("answer_ce", "answers"),
+                "answer": ratio("answers_right", "answers"),
+                "first": ratio("firsts_right", "firsts"),
+            }
+        if n["text_tokens"]:
+            shown["text"] = ratio("text_ce", "text_tokens")
+        if n["masked"]:
+            shown |= {"mlm": ratio("mlm_ce", "masked"), "mlm_acc": ratio("masked_right", "masked")}
         if n["ones"] and n["zeros"]:
             shown["tag"] = 0.5 * (ratio("ones_right", "ones") + ratio("zeros_right", "zeros"))
             shown["tag_loss"] = ratio("tag_loss", "batches")
         return shown
 
 
+class Inputs(NamedTuple):
+    """What one process computes of a batch, and what its loss is divided by.
+
+    tokens (B, T) int64; weights (B, T): of predicting tokens[b, t] from tokens[b, :t]; encoder_lengths (B,),
+    or (S,) of a pack; tags (B, T) as `data.Batch` has them, None where there are none; totals: `batch_totals`
+    of the whole batch, of which these may be a part. masked (B, T) int64: the true token where tokens has the
+    mask token, -1 elsewhere. cu_seqlens (S + 1,): bounds of a pack, B = 1; the first token of each sequence
+    has no weight. is_text: plain text, to be counted as such.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    encoder_lengths: Tensor | None
+    tags: Tensor | None
+    totals: Tensor
+    masked: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    is_text: bool = False
+
+
 class Objective(nn.Module):
     """A model with its training losses; the match-bit head lives here and is not saved with the model.
 
-    `tag_layer` is the index of the layer whose output the head reads.
+    `tag_layer` is the index of the layer whose output the head reads. `mlm_weight`: w2 of the paper's
+    equation (5), (w1 NTP + w2 MLM) / (w1 + w2) with w1 = 1, for batches with masked tokens.
     """
 
-    def __init__(self, model: nn.Module, *, tag_layer: int | None, tag_weight: float, width: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        tag_layer: int | None,
+        tag_weight: float,
+        width: int,
+        mlm_weight: float = 0.25,
+    ) -> None:
         super().__init__()
         self.model = model
         self.tag_layer = tag_layer
         self.tag_weight = tag_weight
+        self.mlm_weight = mlm_weight
         self.tag_head: nn.Linear | None = None
         if tag_layer is not None and tag_weight > 0:
             self.tag_head = nn.Linear(width, 1)
@@ -128,44 +161,55 @@ class Objective(nn.Module):
         finally:
             hook.remove()
 
-    def forward(
-        self,
-        tokens: Tensor,
-        weights: Tensor,
-        encoder_lengths: Tensor | None,
-        tags: Tensor,
-        totals: Tensor,
-    ) -> tuple[Tensor, Sums]:
-        """The loss of these rows and their sums.
-
-        tokens, weights, tags (B, T), encoder_lengths (B,) or None for a model without an encoder;
-        totals (3,): sum of weights, ones and zeros among the tags, of the whole batch (`batch_totals`).
-        """
+    def forward(self, inputs: Inputs) -> tuple[Tensor, Sums]:
+        """The loss of these inputs, divided by the totals of the whole batch, and their sums."""
+        tokens, weights, masked = inputs.tokens, inputs.weights, inputs.masked
+        given: dict[str, Any] = {}
+        if inputs.encoder_lengths is not None:
+            given["encoder_length"] = inputs.encoder_lengths
+        if inputs.cu_seqlens is not None:
+            given["cu_seqlens"] = inputs.cu_seqlens
         with self._tap() as tapped:
-            if encoder_lengths is None:
-                hidden = self.model.hidden(tokens)  # type: ignore[operator]
-            else:
-                hidden = self.model.hidden(tokens, encoder_length=encoder_lengths)  # type: ignore[operator]
+            hidden = self.model.hidden(tokens, **given)  # type: ignore[operator]
         # tokens[:, t] is predicted from the state after tokens[:, :t], so it belongs to hidden[:, t - 1].
         shifted = weights[:, 1:]
         at = shifted > 0
-        logits = self.model.head(hidden[:, :-1][at])  # type: ignore[operator]
-        targets = tokens[:, 1:][at]
-        loss = weighted_cross_entropy(logits, targets, shifted[at], totals[0].clamp(min=1e-9))
-        sums = Sums(batches=1, tokens=tokens.numel())
-        with torch.no_grad():
-            answer, first = (mask[:, 1:][at] for mask in answer_masks(weights))
-            right = logits.argmax(-1) == targets
-            ce = F.cross_entropy(logits.float(), targets, reduction="none")
-            sums.answer_ce = (ce * answer).sum()
-            sums.answers, sums.answers_right = answer.sum(), (right & answer).sum()
-            sums.firsts, sums.firsts_right = first.sum(), (right & first).sum()
-        if self.tag_head is not None:
-            tag_loss = self._tag_loss(tapped, tags, totals, sums)
+        picked, targets = hidden[:, :-1][at], tokens[:, 1:][at]
+        predicted = len(targets)
+        if masked is not None:  # a masked token is told at its own place
+            here = masked >= 0
+            picked, targets = torch.cat([picked, hidden[here]]), torch.cat([targets, masked[here]])
+        logits = self.model.head(picked)  # type: ignore[operator]
+        ce = F.cross_entropy(logits.float(), targets, reduction="none")
+        ntp = (ce[:predicted] * shifted[at]).sum() / inputs.totals[0].clamp(min=1e-9)
+        loss = ntp
+        if masked is not None:
+            mlm = ce[predicted:].sum() / inputs.totals[3].clamp(min=1)
+            loss = (ntp + self.mlm_weight * mlm) / (1 + self.mlm_weight)
+        sums = self._sums(inputs, logits, targets, ce.detach(), at)
+        if self.tag_head is not None and inputs.tags is not None:
+            tag_loss = self._tag_loss(tapped, inputs.tags, inputs.totals, sums)
             loss = loss + self.tag_weight * tag_loss
             sums.tag_loss = tag_loss.detach()
         sums.loss = loss.detach()
         return loss, sums
+
+    @torch.no_grad()
+    def _sums(self, inputs: Inputs, logits: Tensor, targets: Tensor, ce: Tensor, at: Tensor) -> Sums:
+        """Counts of the predictions: those of `at`, then the masked ones."""
+        sums = Sums(batches=1, tokens=inputs.tokens.numel())
+        right = logits.argmax(-1) == targets
+        n = int(at.sum()) if inputs.masked is not None else len(targets)
+        if inputs.masked is not None:
+            sums.mlm_ce, sums.masked, sums.masked_right = ce[n:].sum(), len(targets) - n, right[n:].sum()
+        if inputs.is_text:
+            sums.text_ce, sums.text_tokens = ce[:n].sum(), n
+            return sums
+        answer, first = (mask[:, 1:][at] for mask in answer_masks(inputs.weights))
+        sums.answer_ce = (ce[:n] * answer).sum()
+        sums.answers, sums.answers_right = answer.sum(), (right[:n] & answer).sum()
+        sums.firsts, sums.firsts_right = first.sum(), (right[:n] & first).sum()
+        return sums
 
     def _tag_loss(self, tapped: list[Tensor], tags: Tensor, totals: Tensor, sums: Sums) -> Tensor:
         assert self.tag_head is not None
@@ -181,9 +225,12 @@ class Objective(nn.Module):
         return balanced_binary_loss(scores, bits, totals[1], totals[2])
 
 
-def batch_totals(weights: Tensor, tags: Tensor) -> Tensor:
-    """(3,) fp32: sum of the weights after the first token, ones, zeros. Taken before a batch is split."""
-    return torch.stack([weights[:, 1:].sum().float(), (tags == 1).sum().float(), (tags == 0).sum().float()])
+def batch_totals(weights: Tensor, tags: Tensor | None, masked: Tensor | None = None) -> Tensor:
+    """(4,) fp32: sum of the weights after the first token, ones and zeros of tags, masked tokens. Taken
+    before a batch is split."""
+    counts = [(tags == 1).sum(), (tags == 0).sum()] if tags is not None else [torch.tensor(0)] * 2
+    counts.append((masked >= 0).sum() if masked is not None else torch.tensor(0))
+    return torch.stack([weights[:, 1:].sum().float(), *(count.float() for count in counts)])
 
 
 def find_tag_layer(model: nn.Module, index: int) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.train.config import OptimizerRecipe
+from jrtcli.train.processes import like
 
 NOT_HIDDEN = ("embed", "lm_head", "tag_head", "norm", "conv.")
 """Parts of names whose parameters AdamW takes whatever their shape."""
@@ -98,4 +99,4 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Set the averages. Raises KeyError for a missing name."""
         for name, average in zip(self.names, self.average, strict=True):
-            average.copy_(state[name])
+            average.copy_(like(state[name], average))

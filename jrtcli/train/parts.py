@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-
-from jrtcli.errors import CheckpointError, UsageError
+from jrtcli.checkpoint import Located, locate
+from jrtcli.errors import UsageError
+from jrtcli.hub import cached_file
 from jrtcli.models import ARCHITECTURES, architecture
 from jrtcli.models.base import RecurrentLM
 from jrtcli.train.config import Recipe
+from jrtcli.train.events import Event, Noted
 from jrtcli.train.recall import DevQuestion
+from jrtcli.train.start import warm_start
 
 
 @dataclass
 class Parts:
-    """Everything `loop.train` needs beside the recipe. `data` has one configuration per curriculum stage."""
+    """Everything `loop.train` needs beside the recipe. `data` has one configuration per curriculum stage.
+
+    held_out: batches of text that no step trains on. has_tags: whether any batch has match bits. mask_token:
+    the id, where tokens are masked. tokenizer_file: what is saved beside the weights, "" for the recipe's.
+    """
 
     model: Any
     tokenizer: Any
@@ -30,93 +34,94 @@ class Parts:
     width: int
     questions: Sequence[DevQuestion] = ()
     stop_ids: frozenset[int] = field(default_factory=frozenset)
+    held_out: Sequence[Any] = ()
+    has_tags: bool = True
+    mask_token: int | None = None
+    tokenizer_file: str = ""
 
 
-def build_parts(recipe: Recipe) -> Parts:
+def build_parts(recipe: Recipe, say: Callable[[Event], None] = lambda event: None) -> Parts:
     """Make what a recipe describes. Raises UsageError for what it names and cannot be had."""
     from tokenizers import Tokenizer
 
-    from jrtcli.train.data import batch
+    from jrtcli.train import data as documents
+    from jrtcli.train import sources
     from jrtcli.train.dev import dev_questions, stop_ids
 
-    if not recipe.tokenizer or not Path(recipe.tokenizer).is_file():
-        raise UsageError(f"recipe: tokenizer {recipe.tokenizer!r} is not there; name a tokenizer.json")
-    tokenizer = Tokenizer.from_file(recipe.tokenizer)
-    data = data_configs(recipe)
-    model = build_model(recipe)
+    start = locate(recipe.model.init_from) if recipe.model.init_from else None
+    file = tokenizer_file(recipe, start)
+    tokenizer = Tokenizer.from_file(file)
+    data, extra = data_configs(recipe)
+    model = build_model(recipe, start, say)
+    stages: Sequence[Any] = data
+    made = sources.prepare(recipe, data, extra, tokenizer, file, model, say)
+    if made is not None:
+        stages = made.stages
     return Parts(
         model=model,
         tokenizer=tokenizer,
-        batch=batch,
-        data=data,
+        batch=documents.batch if made is None else sources.batch,
+        data=stages,
         has_encoder=model.has_encoder,
         width=model.width,
-        questions=dev_questions(recipe, data[-1], tokenizer) if recipe.eval.every else [],
+        questions=dev_questions(recipe, stages[-1], tokenizer) if recipe.eval.every else [],
         stop_ids=stop_ids(tokenizer),
+        held_out=made.held_out if made is not None and recipe.eval.every else (),
+        has_tags=made is None or made.has_questions,
+        mask_token=None if made is None else made.mask_token,
+        tokenizer_file=file,
     )
 
 
-def data_configs(recipe: Recipe) -> list[Any]:
-    """One DataConfig per stage: [data] with the stage's changes. Raises UsageError for unknown keys."""
+def tokenizer_file(recipe: Recipe, start: Located | None) -> str:
+    """The recipe's tokenizer.json, or that of the checkpoint it starts from. Raises UsageError."""
+    if recipe.tokenizer or start is None:
+        if not recipe.tokenizer or not Path(recipe.tokenizer).is_file():
+            raise UsageError(f"recipe: tokenizer {recipe.tokenizer!r} is not there; name a tokenizer.json")
+        return recipe.tokenizer
+    own = start.folder / "tokenizer.json"
+    source = start.tokenizer.source
+    for found in (own, Path(source), Path(source) / "tokenizer.json", cached_file(source, own.name)):
+        if found is not None and found.is_file() and found.suffix == ".json":
+            return str(found)
+    raise UsageError(f"{start.name} brings no tokenizer.json; name one as `tokenizer` in the recipe")
+
+
+def data_configs(recipe: Recipe) -> tuple[list[Any], list[Any]]:
+    """A DataConfig and a Sources per stage: [data] with the stage's changes. Raises UsageError for unknown
+    keys."""
     from jrtcli.train.data import DataConfig
+    from jrtcli.train.sources import Sources
 
-    known = {f.name for f in fields(DataConfig)}
+    kinds = (DataConfig, Sources)
+    known = [{f.name for f in fields(kind)} for kind in kinds]
 
-    def checked(values: dict[str, Any], where: str) -> dict[str, Any]:
+    def checked(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
         for key in values:
-            if key not in known:
-                raise UsageError(f"recipe: unknown key {where}.{key}; [data] has {', '.join(sorted(known))}")
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            if not any(key in names for names in known):
+                listed = ", ".join(sorted(set().union(*known)))
+                raise UsageError(f"recipe: unknown key {where}.{key}; [data] has {listed}")
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return [{k: v for k, v in plain.items() if k in names} for names in known]
 
     given = checked(recipe.data, "data")
-    if "seed" in known:
-        given.setdefault("seed", recipe.seed)
-    base = DataConfig(**given)
-    return [
-        replace(base, **checked(stage.data, f"curriculum[{i}]")) for i, stage in enumerate(recipe.curriculum)
-    ]
+    given[0].setdefault("seed", recipe.seed)
+    stages = [checked(stage.data, f"curriculum[{i}]") for i, stage in enumerate(recipe.curriculum)]
+    bases = [kind(**values) for kind, values in zip(kinds, given, strict=True)]
+    made = [[replace(bases[i], **stage[i]) for stage in stages] for i in (0, 1)]
+    return made[0], made[1]
 
 
-def build_model(recipe: Recipe) -> RecurrentLM:
+def build_model(recipe: Recipe, start: Located | None, say: Callable[[Event], None]) -> RecurrentLM:
     """The model of a recipe, from scratch or from `model.init_from`. Uses torch's random state."""
     name = recipe.model.architecture
-    if name not in ARCHITECTURES:
+    if name and name not in ARCHITECTURES:
         raise UsageError(f"recipe: model.architecture is {name!r}; there are {', '.join(ARCHITECTURES)}")
-    cls = architecture(name)
-    if recipe.model.init_from:
-        model = warm_start(cls, Path(recipe.model.init_from), recipe.model.config)
+    if start is not None:
+        model, notes = warm_start(name or None, start.folder, recipe.model.config)
+        for note in notes:
+            say(Noted(note))
     else:
-        make = getattr(cls, "from_config", None)
-        if make is None:
-            raise UsageError(f"recipe: {name} cannot be trained from scratch yet; name model.init_from")
-        model = make(recipe.model.config)
+        model = architecture(name or "jrt_rnn").from_config(recipe.model.config)
     model.requires_grad_(True)
     return model.train()
-
-
-def warm_start(cls: type[RecurrentLM], folder: Path, changes: dict[str, Any]) -> RecurrentLM:
-    """A model of `cls` with the weights of a checkpoint folder; `changes` override its config.
-
-    A causal model becomes a JRT-RNN by copying its key and value projections to the encoder's.
-    Raises CheckpointError when the folder holds no such model.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: no checkpoint to start from ({error})") from None
-    if cls.has_encoder:
-        _add_encoder(weights)
-    return cls.from_checkpoint({**config, **changes}, weights)
-
-
-def _add_encoder(weights: dict[str, Tensor]) -> None:
-    """Give a causal model's linear attentions the encoder projections they lack, copies of their own."""
-    for name in [n for n in weights if n.endswith(".mixer.proj_k.weight")]:
-        mixer = name.removesuffix("proj_k.weight")
-        weights.setdefault(f"{mixer}proj_k_enc.weight", weights[name].clone())
-        weights.setdefault(f"{mixer}proj_v_enc.weight", weights[f"{mixer}proj_v.weight"].clone())
-        filters = weights.get(f"{mixer}qkv_conv.weight")
-        if filters is not None:  # its rows are those of q, k, v in this order; the encoder has no q
-            keys = weights[name].shape[0]
-            weights.setdefault(f"{mixer}enc_conv.weight", filters[keys:].clone())

@@ -9,8 +9,9 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from multiprocessing import get_context
 from typing import Any
 
-from jrtcli.train.config import Recipe, stage_at
+from jrtcli.train.config import Recipe
 from jrtcli.train.parts import Parts
+from jrtcli.train.schedule import stage_at
 
 BATCHES_AHEAD = 4
 

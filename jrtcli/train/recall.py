@@ -1,4 +1,6 @@
-"""Recall while training: greedy answers to questions about documents that were made for this alone."""
+"""What is measured while training: greedy answers to questions about documents that no step trains on, and
+the loss on held-out text.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from jrtcli.train.loss import Objective, Sums
+from jrtcli.train.sharing import share
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,27 @@ def recall(
     shares = {group: sum(hits) / len(hits) for group, hits in right.items()}
     hits = [hit for group in right.values() for hit in group]
     return {**shares, "all": sum(hits) / len(hits) if hits else 0.0}
+
+
+@torch.no_grad()
+def text_losses(
+    model: Any,
+    batches: Sequence[Any],
+    mlm_weight: float,
+    *,
+    has_encoder: bool,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """Losses of held-out batches: text per next token, mlm per masked token where there are any, and `loss`,
+    what training minimises of the two."""
+    objective = Objective(model, tag_layer=None, tag_weight=0.0, width=1, mlm_weight=mlm_weight)
+    sums = Sums()
+    for batch in batches:
+        inputs, _ = share(batch, 0, 1, device, has_encoder=has_encoder)
+        sums.add(objective(inputs)[1])
+    n = sums.numbers()
+    text = n["text_ce"] / max(1, n["text_tokens"])
+    if not n["masked"]:
+        return {"text": text, "loss": text}
+    mlm = n["mlm_ce"] / n["masked"]
+    return {"text": text, "mlm": mlm, "loss": (text + mlm_weight * mlm) / (1 + mlm_weight)}

@@ -4,6 +4,7 @@ OUTPUT/best/, OUTPUT/last/   folders that `jrt --model` loads: config.json, mode
                              tokenizer.json, jrt.json, training.json (recipe, step, score, versions)
 OUTPUT/trainer.pt            everything a resumed run needs
 OUTPUT/metrics.jsonl         one line per interval
+OUTPUT/tensorboard/          the same as event files, where TensorBoard is installed
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from jrtcli.errors import CheckpointError, JrtError
+from jrtcli.train.board import open_board, scalars
 
 TRAINER = "trainer.pt"
 METRICS = "metrics.jsonl"
@@ -120,15 +122,19 @@ def clear(output: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
     for name in (TRAINER, METRICS):
         (output / name).unlink(missing_ok=True)
+    for events in (output / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink()
     for name in ("best", "last"):
         if (output / name / "training.json").exists():
             shutil.rmtree(output / name)
 
 
 class Metrics:
-    """The metrics file: lines after the step that a run resumes from are dropped."""
+    """The metrics file: lines after the step that a run resumes from are dropped. Beside it,
+    TensorBoard's."""
 
-    def __init__(self, output: Path, step: int) -> None:
+    def __init__(self, output: Path, step: int, board: str = "off") -> None:
+        self.board = open_board(output / "tensorboard", step, board)
         self.path = output / METRICS
         output.mkdir(parents=True, exist_ok=True)
         kept = []
@@ -147,3 +153,12 @@ class Metrics:
         """Append one row."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if self.board is not None:
+            for name, value in scalars(row):
+                self.board.add_scalar(name, value, row["step"])
+            self.board.flush()
+
+    def close(self) -> None:
+        """End the event file."""
+        if self.board is not None:
+            self.board.close()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jrtcli.errors import UsageError
-from jrtcli.train.config import from_dict, load_recipe, lr_factor, stage_at
+from jrtcli.train.config import from_dict, load_recipe
+from jrtcli.train.schedule import differences, lr_factor, stage_at
 
 RECIPE = """
 steps = 100
@@ -73,6 +74,9 @@ def test_overrides(path: Path) -> None:
         ("model=3", "model"),
         ("steps.more=3", "steps"),
         ("precision=fp8", "precision"),
+        ("objective.kind=clm", "objective.kind"),
+        ("objective.mask_share=0", "objective.mask_share"),
+        ("tensorboard=perhaps", "tensorboard"),
     ],
 )
 def test_mistakes_are_named(path: Path, override: str, named: str) -> None:
@@ -109,3 +113,34 @@ def test_rates_warm_up_and_decay(path: Path) -> None:
     assert lr_factor(held, 90) == pytest.approx(0.5)
     cosine = load_recipe(path, ["optimizer.decay=cosine", "optimizer.final_lr=0.0"])
     assert lr_factor(cosine, 55) == pytest.approx(0.25)  # half way, times the stage's 0.5
+
+
+def test_what_may_change_in_a_run_that_goes_on(path: Path) -> None:
+    recipe = load_recipe(path)
+    saved = recipe.as_dict()
+    del saved["objective"], saved["tensorboard"]  # of a version that had neither
+    assert differences(saved, load_recipe(path, ["workers=3", "tensorboard=off"]).as_dict()) == []
+    changed = load_recipe(path, ["objective.kind=lm", "data.document_tokens=32"]).as_dict()
+    assert differences(saved, changed) == ["data.document_tokens", "objective.kind"]
+
+
+def test_encoder_lengths_are_one_number_or_two(path: Path) -> None:
+    assert load_recipe(path, ["objective.encoder_tokens=9"]).objective.encoder_tokens == (9,)
+    assert load_recipe(path, ["objective.encoder_tokens=[3, 9]"]).objective.encoder_tokens == (3, 9)
+    for wrong in ("[9, 3]", "[1, 2, 3]", "-1", "true", "some"):
+        with pytest.raises(UsageError, match=r"objective\.encoder_tokens"):
+            load_recipe(path, [f"objective.encoder_tokens={wrong}"])
+
+
+def test_paths_of_data_are_beside_the_recipe(path: Path) -> None:
+    recipe = load_recipe(path, ["data.text_paths=['a', 'b/*.gz']", "curriculum.1.qa_paths=['rows.jsonl']"])
+    assert recipe.data["text_paths"] == [str(path.parent / "a"), str(path.parent / "b/*.gz")]
+    assert recipe.curriculum[1].data["qa_paths"] == [str(path.parent / "rows.jsonl")]
+    with pytest.raises(UsageError, match=r"data\.text_paths"):
+        load_recipe(path, ["data.text_paths=3"])
+
+
+def test_a_start_is_a_folder_beside_the_recipe_or_a_name(path: Path) -> None:
+    assert load_recipe(path, ["model.init_from=tiny"]).model.init_from == "tiny"
+    (path.parent / "tiny").mkdir()
+    assert load_recipe(path, ["model.init_from=tiny"]).model.init_from == str(path.parent / "tiny")

@@ -11,22 +11,14 @@ from torch import Tensor, nn
 
 from jrtcli.errors import UsageError
 from jrtcli.train.loss import (
+    Inputs,
     Objective,
     Sums,
     answer_masks,
     balanced_binary_loss,
     batch_totals,
     find_tag_layer,
-    weighted_cross_entropy,
 )
-
-
-def test_weighted_cross_entropy_by_hand() -> None:
-    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    targets, weights = torch.tensor([0, 1]), torch.tensor([3.0, 1.0])
-    # -log(1/2) with weight 3, -log(1/4) with weight 1, over the total of 4
-    expected = (3 * math.log(2) + math.log(4)) / 4
-    assert weighted_cross_entropy(logits, targets, weights, 4.0).item() == pytest.approx(expected)
 
 
 def test_balanced_binary_loss_by_hand() -> None:
@@ -88,7 +80,7 @@ TAGS = torch.tensor([[1, 0, -1, -1], [-1, 0, -1, -1]], dtype=torch.int8)
 def test_objective_by_hand_and_logits_only_where_needed() -> None:
     model = Fixed()
     objective = Objective(model, tag_layer=None, tag_weight=0.0, width=4)
-    loss, sums = objective(TOKENS, WEIGHTS, torch.tensor([2, 2]), TAGS, batch_totals(WEIGHTS, TAGS))
+    loss, sums = objective(Inputs(TOKENS, WEIGHTS, torch.tensor([2, 2]), TAGS, batch_totals(WEIGHTS, TAGS)))
     z = math.exp(2) + 3
     # each token is predicted from the one before: repeated (weight 3), changed (1), changed (1)
     expected = (3 * math.log(z / math.exp(2)) + math.log(z) + math.log(z)) / 5
@@ -107,15 +99,15 @@ def test_match_bit_head_reads_the_tapped_layer() -> None:
         objective.tag_head.weight.copy_(torch.tensor([[0.0, math.log(3.0) / 2, 0.0, -math.log(3.0) / 2]]))
         objective.tag_head.bias.zero_()
     totals = batch_totals(WEIGHTS, TAGS)
-    assert totals.tolist() == [5.0, 1.0, 2.0]
-    loss, sums = objective(TOKENS, WEIGHTS, None, TAGS, totals)
+    assert totals.tolist() == [5.0, 1.0, 2.0, 0.0]
+    loss, sums = objective(Inputs(TOKENS, WEIGHTS, None, TAGS, totals))
     # The head reads the state divided by its root mean square, 1/2 for a one-hot of 4.
     # a one at token 1 (p = 3/4), a zero at token 1 (p = 3/4), a zero at token 3 (p = 1/4)
     tag = 0.5 * -math.log(3 / 4) + 0.5 * (-math.log(1 / 4) - math.log(3 / 4)) / 2
     assert sums.means()["tag_loss"] == pytest.approx(tag, rel=1e-5)
     assert sums.means()["tag"] == pytest.approx(0.5 * (1 + 0.5))
     without, _ = Objective(Fixed(), tag_layer=None, tag_weight=0.0, width=4)(
-        TOKENS, WEIGHTS, None, TAGS, totals
+        Inputs(TOKENS, WEIGHTS, None, TAGS, totals)
     )
     assert loss.item() == pytest.approx(without.item() + 2 * tag, rel=1e-5)
     loss.backward()
@@ -127,11 +119,11 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     torch.manual_seed(0)
     objective = Objective(Fixed(), tag_layer=0, tag_weight=1.0, width=4)
     totals = batch_totals(WEIGHTS, TAGS)
-    whole, all_sums = objective(TOKENS, WEIGHTS, None, TAGS, totals)
+    whole, all_sums = objective(Inputs(TOKENS, WEIGHTS, None, TAGS, totals))
     added = Sums()
     parts = []
     for row in (0, 1):
-        loss, sums = objective(TOKENS[row::2], WEIGHTS[row::2], None, TAGS[row::2], totals)
+        loss, sums = objective(Inputs(TOKENS[row::2], WEIGHTS[row::2], None, TAGS[row::2], totals))
         parts.append(loss)
         added.add(sums)
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)  # type: ignore[union-attr]
