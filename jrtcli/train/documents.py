@@ -17,7 +17,7 @@ from typing import NamedTuple
 from jrtcli.train.layouts import HELD_LAYOUTS, LAYOUTS
 from jrtcli.train.sheet import Builder, Fact, FactSheet, Held
 from jrtcli.train.values import Draw, org, person, title
-from jrtcli.train.words import word_lists
+from jrtcli.train.words import parts, reserved, sections, word_lists
 
 __all__ = ["SPLITS", "Fact", "FactSheet", "measure", "one_sheet", "sheets"]
 
@@ -36,6 +36,7 @@ class Kind(NamedTuple):
     name: str
     headings: tuple[str, ...]
     layouts: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...] = ()  # names that suit it, with their kinds of value
 
 
 @functools.cache
@@ -48,6 +49,31 @@ def kinds(held_out: bool) -> tuple[Kind, ...]:
     return tuple(found)
 
 
+@functools.cache
+def suited_kinds() -> tuple[Kind, ...]:
+    """Kinds of document with fields of their own; for training only."""
+    found = []
+    for row in sections("kinds_wide.txt").items():
+        name, (headings, style, fields) = row[0], (cell.strip() for cell in row[1].split("|"))
+        found.append(Kind(name, tuple(headings.split("; ")), _STYLES[style], _fields(fields)))
+    return tuple(found)
+
+
+def _fields(groups: str) -> tuple[tuple[str, str], ...]:
+    """`person tenant, landlord; money rent` as pairs; names with a word that is held out are left out."""
+    pairs = []
+    for group in groups.split("; "):
+        kind, names = group.split(" ", 1)
+        pairs += [(name.strip(), kind) for name in names.split(",")]
+    return tuple((name, kind) for name, kind in pairs if not any(reserved(w) for w in parts(name)))
+
+
+_STYLES = {
+    "form": ("lines", "table", "stacked", "inline", "running", "sections", "lines"),
+    "text": ("prose", "prose", "log", "running", "sections"),
+    "mixed": ("lines", "prose", "sections", "inline", "running", "stacked", "table"),
+    "list": ("table", "inline", "lines", "marked_up", "lines"),
+}
 _NOISE = (0.0, 0.0, 0.15, 0.3, 0.6, 1.2, 2.5)
 
 
@@ -66,8 +92,14 @@ def sheets(
 
 
 def one_sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
-    """The next document that `d` draws."""
-    kind = d.of(kinds(held.kinds))
+    """The next document that `d` draws.
+
+    The split that holds out everything is fixed: all that was added for training since is kept from it
+    (`Draw.widen`), so that numbers measured on it compare.
+    """
+    d.widen(not (held.kinds and held.fields and held.wordings))
+    suited = d.wide and not held.kinds and not held.fields and d.random() < 0.42
+    kind = d.of(suited_kinds()) if suited else d.of(kinds(held.kinds))
     layout = d.of(kind.layouts)
     builder = Builder(
         draw=d,
@@ -77,6 +109,12 @@ def one_sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
         bare=d.of((0.0, 0.3, 0.3, 1.0)),
         case=d.of((0, 1, 1, 2, 2, 3)),
     )
+    if suited:
+        builder.suited, builder.stray = kind.fields, 0.05
+    if d.wide:
+        builder.traps = d.random() < 0.3
+        if not held.kinds and not held.wordings and d.random() < 0.4:
+            layout = "framed"
     if d.random() < 0.8:
         heading = d.of(kind.headings)
         if "{" in heading:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jrtcli.train import values, wordings
+from jrtcli.train.frames import framed
 from jrtcli.train.sheet import Builder, subject
-from jrtcli.train.words import lexicon
 
 Layout = Callable[[Builder], None]
 _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
@@ -89,10 +89,12 @@ def inline(b: Builder) -> None:
     """Facts one after another in a line, cut by semicolons or commas."""
     d = b.draw
     sep, fixed = d.of(("; ", ", ", " | ", " / ", ". ", "  ")), _fixed(b)
+    b.stops = (sep.strip(),) if sep.strip(" .") else (sep,)
     while b.room():
         b.fact(False, fixed)
         b.add(sep if d.random() < 0.85 else "\n")
         b.distract()
+    b.stops = ()
 
 
 def about(b: Builder) -> None:
@@ -129,7 +131,7 @@ def _attribute(b: Builder, s: str, form: str, key: str = "", kind: str = "", end
     if not key:
         key, kind = b.new_key()
     before = form.replace("{K}", key).replace("{S}", s)
-    b.place(before, values.value(b.draw, kind), end, f"{key} of {s}".lower(), b.ask(key, s))
+    b.place(before, b.value(kind, end), end, f"{key} of {s}".lower(), b.ask(key, s))
 
 
 def records(b: Builder) -> None:
@@ -185,7 +187,7 @@ def sections(b: Builder) -> None:
     while b.length < limit:
         b.add(d.of(("\n## ", "\n", "\n== ", "\nSection: ", "\n")) + b.cased(f"{d.word()} {d.word()}") + "\n")
         b.limit = min(limit, b.length + 80 + d.below(500))
-        d.of((lines, prose, inline, running, stacked, lines, table))(b)
+        d.of((lines, prose, inline, running, stacked, framed, table))(b)
     b.limit = limit
 
 
@@ -218,7 +220,7 @@ def regulatory(b: Builder) -> None:
         elif key in b.taken or d.random() < 0.1:
             return
         b.taken.add(key)
-        b.place(f"{mark}{shown}:{glue}", values.value(d, kind), glue, key, b.ask(key))
+        b.place(f"{mark}{shown}:{glue}", b.value(kind, glue), glue, key, b.ask(key))
 
     b.add("510(k) SUBSTANTIAL EQUIVALENCE DETERMINATION DECISION SUMMARY" + glue)
     for shown, key, kind in _FDA:
@@ -243,7 +245,7 @@ def regulatory(b: Builder) -> None:
 def dialogue(b: Builder) -> None:
     """Two speakers."""
     d = b.draw
-    one, two = d.of(lexicon().first), d.of(lexicon().first) + " " + d.letters(1)
+    one, two = d.of(d.lex.first), d.of(d.lex.first) + " " + d.letters(1)
     while b.room():
         b.add(f"{one}: ")
         b.fact(True)
@@ -274,6 +276,6 @@ def cards(b: Builder) -> None:
 LAYOUTS: dict[str, Layout] = {
     "lines": lines, "running": running, "stacked": stacked, "table": table, "prose": prose, "inline": inline,
     "about": about, "records": records, "marked_up": marked_up, "log": log, "sections": sections,
-    "regulatory": regulatory,
+    "regulatory": regulatory, "framed": framed,
 }  # fmt: skip
 HELD_LAYOUTS: dict[str, Layout] = {"dialogue": dialogue, "clauses": clauses, "cards": cards}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jrtcli.train import values, wordings
+from jrtcli.train import traps, values, wordings
 from jrtcli.train.values import Draw
-from jrtcli.train.words import field_names, lexicon
+from jrtcli.train.words import field_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,15 @@ class Builder:
     noise: float  # distractor sentences per fact
     bare: float  # share of questions that are the bare field name
     case: int  # 0 lower, 1 Capitalised, 2 Title, 3 UPPER
+    suited: tuple[tuple[str, str], ...] = ()  # field names that suit the document, with their kinds of value
+    stray: float = 0.2  # share of values of any kind at all
+    traps: bool = False  # near-miss fields, field names without a value, headers and footers
+    stops: tuple[str, ...] = ()  # what ends a value in this layout: no value may contain it
     parts: list[str] = field(default_factory=list)
     length: int = 0
     facts: list[Fact] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
+    last: tuple[str, str] | None = None  # the field name that came last, and its kind of value
 
     def room(self) -> bool:
         """Whether another fact fits."""
@@ -81,16 +86,47 @@ class Builder:
 
     def new_key(self) -> tuple[str, str]:
         """A field name that this sheet has not used, with its kind of value."""
+        d = self.draw
+        tries = 0
         while True:
-            key, kind = field_name(self.draw, self.held.fields)
+            tries += 1
+            if self.traps and self.last and tries < 4 and d.random() < 0.3:
+                key, kind = traps.near(d, *self.last, self.held.fields)
+            elif self.suited and tries < 6 and d.random() < 0.93:
+                key, kind = d.of(self.suited)
+            else:
+                key, kind = field_name(d, self.held.fields)
             if key not in self.taken:
                 self.taken.add(key)
+                self.last = (key, kind)
                 return key, kind
+
+    def value(self, kind: str, after: str = "") -> str:
+        """A value that suits `kind` and does not contain what ends it: the marks that `after` begins with,
+        or those of the layout."""
+        d = self.draw
+        text = values.value(d, kind, self.stray)
+        if not d.wide:
+            return text
+        stops = self.stops
+        if end := after.strip(" \n\t"):
+            stops = (*stops, ". " if end[0] == "." else f" {end.split()[0]} " if end[0].isalpha() else end[0])
+        for _ in range(8):
+            if not any(stop in text for stop in stops) and not (
+                end and text[-1] in ".,;" and not end[0].isalnum()
+            ):
+                return text
+            text = values.value(d, kind, self.stray)
+        return values.coined(d)
 
     def ask(self, key: str, of: str = "") -> str:
         """A question about `key` (of an entity, where the sheet has several)."""
         name = key if not of else f"{key} of {of}" if self.draw.random() < 0.7 else f"{of} {key}"
         text = wordings.question(self.draw, self.held.wordings, self.bare)
+        if self.draw.wide:  # words around the key must not make another field name of it
+            longer = [other for other in self.taken if key in other and other != key]
+            while longer and any(other in text.lower().replace("{k}", key) for other in longer):
+                text = wordings.question(self.draw, self.held.wordings, self.bare)
         if text[:3] == "{K}":
             name = name[:1].upper() + name[1:]
         return text.replace("{K}", name)
@@ -103,7 +139,8 @@ class Builder:
         shown = shown_as(self.draw, key) if not prose else key
         shown = shown if prose and self.draw.random() < 0.8 else self.cased(shown)
         before = lead + before.replace("{K}", shown)
-        self.place(before, values.value(self.draw, kind), after.replace("{K}", shown), key, self.ask(key))
+        after = after.replace("{K}", shown)
+        self.place(before, self.value(kind, after), after, key, self.ask(key))
 
     def relation(self, subject: str) -> bool:
         """State a relation of `subject`; False if every draw was taken."""
@@ -114,7 +151,7 @@ class Builder:
         if key in self.taken or asked in self.taken:
             return False
         self.taken.update((key, asked))
-        self.place(before, values.value(d, kind), after + " ", key, asked)
+        self.place(before, self.value(kind, after), after + " ", key, asked)
         return True
 
     def sentence(self) -> str:
@@ -143,7 +180,10 @@ class Builder:
         n = self.noise
         while n > 0 and self.room():
             if self.draw.random() < n:
-                self.add(self.sentence() + end)
+                trap = self.traps and self.last and self.draw.random() < 0.4
+                self.add(
+                    (traps.mention(self.draw, self.last[0]) if trap and self.last else self.sentence()) + end
+                )
             n -= 1.0
 
     def sheet(self, kind: str) -> FactSheet:
@@ -153,6 +193,7 @@ class Builder:
 
 def field_name(d: Draw, held_out: bool) -> tuple[str, str]:
     """A field name and its kind of value: listed, composed of modifiers and a head, or of any words."""
+    every = _WIDE_KINDS if d.wide else _KINDS
     names = field_names(held_out)
     r = d.random()
     if r < 0.4:
@@ -167,7 +208,7 @@ def field_name(d: Draw, held_out: bool) -> tuple[str, str]:
         head, kind = d.of(names.heads)
         return f"{d.of(names.words)} {head}", kind
     n = 1 + d.below(3)
-    return " ".join([d.of(names.words) for _ in range(n)]), d.of(_KINDS)
+    return " ".join([d.of(names.words) for _ in range(n)]), d.of(every)
 
 
 def shown_as(d: Draw, key: str) -> str:
@@ -177,18 +218,20 @@ def shown_as(d: Draw, key: str) -> str:
         return key
     if key.endswith("number"):
         return key[:-6] + d.of(("no.", "#", "number(s)", "No"))
-    return key + d.of(("(s)", "(s)", " *", " (1)"))
+    # " *" between a field name and its value is a held-out wording.
+    return key + d.of(("(s)", "(s)", " (opt.)" if d.wide else " *", " (1)"))
 
 
 def subject(d: Draw) -> str:
     """Somebody or something that a document is about."""
     r = d.random()
     if r < 0.45:
-        return f"{d.of(lexicon().first)} {values.coined(d).capitalize()}"
+        return f"{d.of(d.lex.first)} {values.coined(d).capitalize()}"
     return values.org(d) if r < 0.7 else f"the {values.any_word(d)} {d.word()}"
 
 
 _KINDS = tuple(values.MAKERS)
+_WIDE_KINDS = tuple(values.WIDE)
 _VERBS = (
     "reviewed", "moved", "described", "followed", "checked", "kept", "left", "found", "shows", "needs",
     "supports", "discussed", "carried", "may replace", "will follow", "does not affect",

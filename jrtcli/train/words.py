@@ -32,9 +32,14 @@ def reserved(word: str) -> bool:
     return word not in OPEN and zlib.crc32(word.encode()) % RESERVED_SHARE == 0
 
 
+def parts(name: str) -> list[str]:
+    """The words of a field name."""
+    return name.replace("-", " ").split()
+
+
 @dataclass(frozen=True)
 class Lexicon:
-    """Words for values and prose; the same in every split."""
+    """Words for values and prose; `extra` holds lists that only the values of training draw from."""
 
     words: tuple[str, ...]
     first: tuple[str, ...]
@@ -46,6 +51,7 @@ class Lexicon:
     units: tuple[str, ...]
     colors: tuple[str, ...]
     months: tuple[str, ...]
+    extra: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,27 +81,33 @@ def word_lists(name: str) -> dict[str, tuple[str, ...]]:
     return {heading: tuple(entries) for heading, entries in lists.items()}
 
 
-def _sections(name: str) -> dict[str, str]:
+def sections(name: str) -> dict[str, str]:
     """`label: rest of the line` for every line of a word file."""
     rows = (line.split(":", 1) for line in read(name).splitlines() if line.strip())
     return {label.strip(): rest.strip() for label, rest in rows}
 
 
 @functools.cache
-def lexicon() -> Lexicon:
-    """The lists for values and prose."""
-    names = _sections("names.txt")
+def lexicon(wide: bool) -> Lexicon:
+    """The lists for values and prose; those of the held-out split, or these and more (`wide`)."""
+    names, more = sections("names.txt"), sections("names_wide.txt")
+
+    def both(label: str, cut: str | None) -> tuple[str, ...]:
+        found = names[label].split(cut)
+        return tuple(dict.fromkeys(found + more.get(label, "").split("|"))) if wide else tuple(found)
+
     return Lexicon(
         words=tuple(read("common.txt").split() + read("technical.txt").split()),
-        first=tuple(names["first"].split()),
-        last=tuple(names["last"].split()),
-        place=tuple(names["place"].split()),
-        suffix=tuple(names["suffix"].split()),
-        street=tuple(names["street"].split()),
-        classes=tuple(names["class"].split("|")),
-        units=tuple(names["unit"].split("|")),
-        colors=tuple(names["color"].split("|")),
+        first=both("first", None),
+        last=both("last", None),
+        place=both("place", None),
+        suffix=both("suffix", None),
+        street=both("street", None),
+        classes=both("class", "|"),
+        units=both("unit", "|"),
+        colors=both("color", "|"),
         months=tuple(names["month"].split()),
+        extra={label: tuple(entries.split("|")) for label, entries in more.items()},
     )
 
 
@@ -104,20 +116,18 @@ def field_names(held_out: bool) -> FieldNames:
     """Parts of field names: all of whose words are reserved (held out) or none of whose are (training)."""
 
     def ours(name: str) -> bool:
-        parts = name.replace("-", " ").split()
         if held_out:
-            return all(reserved(part) for part in parts)
-        return not any(reserved(part) for part in parts)
+            return all(reserved(part) for part in parts(name))
+        return not any(reserved(part) for part in parts(name))
 
-    listed = [
-        (name, kind)
-        for kind, names in _sections("fields.txt").items()
-        for name in names.split("|")
-        if ours(name)
-    ]
-    heads = [
-        (name, kind) for kind, names in _sections("heads.txt").items() for name in names.split() if ours(name)
-    ]
-    modifiers = [word for word in read("modifiers.txt").split() if ours(word)]
-    words = [word for word in lexicon().words if ours(word)]
+    def all_of(file: str, cut: str | None) -> list[tuple[str, str]]:
+        rows = [sections(file)] if held_out else [sections(file), sections(file.replace(".", "_wide."))]
+        pairs = [(name, kind) for row in rows for kind, names in row.items() for name in names.split(cut)]
+        return list(dict.fromkeys(pair for pair in pairs if ours(pair[0])))
+
+    listed = all_of("fields.txt", "|")
+    heads = all_of("heads.txt", None)
+    more = "" if held_out else read("modifiers_wide.txt")
+    modifiers = [word for word in (read("modifiers.txt") + more).split() if ours(word)]
+    words = [word for word in lexicon(True).words if ours(word)]
     return FieldNames(tuple(listed), tuple(heads), tuple(modifiers), tuple(words))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import pytest
 
-from jrtcli.train.documents import SPLITS, FactSheet, kinds, measure, sheets
+from jrtcli.train.documents import SPLITS, FactSheet, kinds, measure, sheets, suited_kinds
 from jrtcli.train.sheet import field_name
 from jrtcli.train.values import MAKERS, Draw, value
 from jrtcli.train.wordings import wordings
@@ -57,14 +58,14 @@ def test_lengths_follow_the_request() -> None:
 
 
 def test_held_out_kinds_and_layouts_are_disjoint() -> None:
-    ours, theirs = kinds(False), kinds(True)
+    ours, theirs = kinds(False) + suited_kinds(), kinds(True)
     assert not {kind.name for kind in ours} & {kind.name for kind in theirs}
     assert not {layout for k in ours for layout in k.layouts} & {
         layout for k in theirs for layout in k.layouts
     }
-    assert len(ours) >= 20
+    assert len(ours) >= 80
     seen = {sheet.kind for sheet in first(400, seed=9, length_chars=200)}
-    assert seen <= {kind.name for kind in ours} and len(seen) >= 20
+    assert seen <= {kind.name for kind in ours} and len(seen) >= 60
     assert {s.kind for s in first(50, seed=9, split="heldout-kinds")} <= {kind.name for kind in theirs}
 
 
@@ -87,7 +88,7 @@ def test_held_out_wordings_are_disjoint() -> None:
 
 
 def test_single_factor_splits_change_one_factor() -> None:
-    names = {kind.name for kind in kinds(False)}
+    names = {kind.name for kind in kinds(False) + suited_kinds()}
     for split in ("heldout-fields", "heldout-wordings"):
         assert {sheet.kind for sheet in first(50, seed=4, split=split, length_chars=200)} <= names
     for sheet in first(60, seed=4, split="heldout-wordings", length_chars=300):
@@ -116,3 +117,25 @@ def test_an_unknown_split_is_an_error() -> None:
 
 def test_the_generator_measures_itself() -> None:
     assert measure(0.05) > 10_000
+
+
+def test_what_is_held_out_stays_as_it_was() -> None:
+    made = first(100, seed=11, split="heldout", length_chars=700, prose=PROSE)
+    digest = hashlib.sha256("".join(sheet.text + repr(sheet.facts) for sheet in made).encode()).hexdigest()
+    assert digest[:16] == "82510e01285ce655"
+
+
+def test_training_documents_show_nothing_of_the_held_out_wordings() -> None:
+    theirs = wordings(True)
+    opened = [before.split("{K}")[0] for before, _ in theirs.sentences if "{K}" in before]
+    openings = [text for text in opened if text.count(" ") >= 2 and not text.startswith("The ")]
+    separators = tuple(before.replace("{K}", "") for before, _ in theirs.lines if before.startswith("{K}"))
+    asking = tuple(head + " " for head in theirs.asking)
+    for sheet in first(1500, seed=21, length_chars=700):
+        assert not any(text in sheet.text for text in openings)
+        for fact in sheet.facts:
+            before = sheet.text[: fact.start]
+            bracketed = before.endswith(" [") and sheet.text[fact.end :].startswith("]")
+            assert bracketed or not before.endswith(separators), (sheet.text, fact)
+            assert not bracketed, (sheet.text, fact)
+            assert not fact.question.lower().replace(fact.key, "").startswith(asking), fact.question
