@@ -34,6 +34,8 @@ class ModelRecipe:
 class OptimizerRecipe:
     """Muon for hidden matrices, AdamW for the rest; rates are those of the plateau."""
 
+    muon: bool = True
+    """false: AdamW for everything."""
     muon_lr: float = 0.02
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.0

@@ -37,6 +37,8 @@ def split_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> tuple[list[Te
 def build_optimizers(module: nn.Module, recipe: OptimizerRecipe) -> list[torch.optim.Optimizer]:
     """Muon and AdamW over a module; each group remembers its plateau rate as `base_lr`."""
     hidden, rest = split_parameters(module.named_parameters())
+    if not recipe.muon:
+        hidden, rest = [], hidden + rest
     made: list[torch.optim.Optimizer] = []
     if hidden:
         made.append(

@@ -30,6 +30,12 @@ def test_only_hidden_matrices_go_to_muon() -> None:
     assert {id(p) for p in hidden + rest} == trained and len(hidden + rest) == len(trained)
 
 
+def test_adamw_alone_takes_everything() -> None:
+    (optimizer,) = build_optimizers(Small(), OptimizerRecipe(muon=False))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert len(optimizer.param_groups[0]["params"]) == 6
+
+
 def test_muon_step_is_orthogonal_and_scaled() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(16, 64, bias=False)
