@@ -29,7 +29,15 @@ Golds = Annotated[
 Fill = Annotated[
     str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
 ]
-Compare = Annotated[bool, typer.Option("--compare", help="Read once and N times, side by side.")]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare",
+        help="Once, question first, twice: side by side; with --template or --reads once and N times.",
+    ),
+]
+ORDERS = ("cq", "qcq", "cqcq")
+"""The orders of reading that --compare shows."""
 Window = Annotated[
     int | None,
     typer.Option(
@@ -84,7 +92,7 @@ def ask(
 
     settings: dict[str, Any] = {"fill": fill, "window": window, "temperature": temperature, "seed": seed}
     reader = Reader(loaded, template=chosen, reads=reads, **settings)
-    once: Reader | None = None
+    readers = [reader]
     if compare:
         if reader.template.least_reads > 1:
             raise UsageError(
@@ -93,11 +101,16 @@ def ask(
             )
         if reads == 1:
             raise UsageError("--compare reads once and N times: give --reads 2 or more, or leave it out")
-        once = Reader(loaded, template=reader.template, reads=1, **settings)
-        reader.reads = max(2, reads or reader.template.default_reads)
+        if chosen is None and reads is None:
+            names = dict.fromkeys([*ORDERS, reader.template.name])
+            others = {name: Reader(loaded, template=name, **settings) for name in names}
+            readers = [reader if name == reader.template.name else others[name] for name in names]
+        else:
+            reader.reads = max(2, reads or reader.template.default_reads)
+            readers = [Reader(loaded, template=reader.template, reads=1, **settings), reader]
     for text in questions:
         reader.prompt(document.text, text)
-    session = Session(console, document, reader, once, max_new_tokens, json=json)
+    session = Session(console, document, reader, readers, max_new_tokens, json=json)
     return session.run(questions, golds)
 
 
@@ -109,12 +122,13 @@ class Session:
         console: Console,
         document: Document,
         reader: Reader,
-        once: Reader | None,
+        readers: Sequence[Reader],
         max_new_tokens: int,
         *,
         json: bool,
     ) -> None:
-        self.console, self.document, self.reader, self.once = console, document, reader, once
+        # The answer is that of `reader`; the others among `readers` are compared with it.
+        self.console, self.document, self.reader, self.readers = console, document, reader, readers
         self.max_new_tokens, self.json = max_new_tokens, json
         self.rows: list[dict[str, Any]] = []
 
@@ -137,20 +151,21 @@ class Session:
         """Answer one question. Returns whether it was interrupted."""
         from jrtcli.report import row
 
-        first: Report | None = None
-        if self.once is not None:
-            first = self._answer(self.once, question, golds, show=False)
-            if first.answer.finish_reason == "interrupted":
-                self.rows.append(row(first, id=id))
-                return True  # the answer of a first reading is not the answer: it is not shown
+        others: dict[int, Report] = {}
+        for i, reader in enumerate(self.readers):
+            if reader is not self.reader:
+                others[i] = self._answer(reader, question, golds, show=False)
+                if others[i].answer.finish_reason == "interrupted":
+                    self.rows.append(row(others[i], id=id))
+                    return True  # the answer of another reading is not the answer: it is not shown
         report = self._answer(self.reader, question, golds, show=not self.json)
         made = row(report, id=id)
-        if first is not None:
-            made["once"] = row(first, id=id)
+        if others:
+            made["compared"] = [row(other, id=id) for other in others.values()]
         self.rows.append(made)
         if not self.json and report.answer.token_ids:
-            if first is not None:
-                comparison(self.console, first, report)
+            if others:
+                comparison(self.console, [others.get(i, report) for i in range(len(self.readers))])
             self.console.report(report_rows(report))
             for warning in report.warnings:
                 self.console.warn(warning)

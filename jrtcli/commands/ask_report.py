@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jrtcli.clean import clean_line
@@ -42,8 +43,8 @@ def report_rows(report: Report) -> list[tuple[str, str | Spans]]:
     return rows
 
 
-def comparison(console: Console, once: Report, more: Report) -> None:
-    """The two answers and what came of each, side by side on stderr."""
+def comparison(console: Console, reports: Sequence[Report]) -> None:
+    """The answers of several readings and what came of each, side by side on stderr."""
 
     def column(report: Report) -> list[str]:
         answer = report.answer
@@ -58,10 +59,13 @@ def comparison(console: Console, once: Report, more: Report) -> None:
         ]
         return values
 
-    names = ["answer", *(_METRIC_NAMES.get(name, name) for name in once.scores or {})]
+    names = ["answer", *(_METRIC_NAMES.get(name, name) for name in reports[0].scores or {})]
     names += ["evidence", "confidence", "tokens read", "first token"]
-    rows = list(zip(names, column(once), column(more), strict=True))
-    console.table(["", "read once", f"read {times(more.answer.reads)}"], rows, error=True)
+    rows = list(zip(names, *(column(report) for report in reports), strict=True))
+    heads = [f"read {times(report.answer.reads)}" for report in reports]
+    if len({report.answer.template for report in reports}) > 1:
+        heads = [f"{head} ({report.answer.template})" for head, report in zip(heads, reports, strict=True)]
+    console.table(["", *heads], rows, error=True)
     console.note()
 
 

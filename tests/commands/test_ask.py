@@ -199,7 +199,7 @@ def test_compare_shows_both_readings(
     ask: Callable[..., int], says: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says("Zebra", "Maria Kowalski")
-    assert ask("--compare", "--answer", "Maria Kowalski") == 0
+    assert ask("--compare", "--answer", "Maria Kowalski", "--reads", "2") == 0
     captured = capsys.readouterr()
     assert captured.out == "Maria Kowalski\n"
     header = next(line for line in captured.err.splitlines() if "read once" in line)
@@ -209,8 +209,27 @@ def test_compare_shows_both_readings(
     says("Zebra", "Maria Kowalski")
     assert ask("--compare", "--json", "--reads", "3") == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["prompt"]["reads"], said["once"]["prompt"]["reads"]) == (3, 1)
-    assert (said["answer"], said["once"]["answer"]) == ("Maria Kowalski", "Zebra")
+    (once,) = said["compared"]
+    assert (said["prompt"]["reads"], once["prompt"]["reads"]) == (3, 1)
+    assert (said["answer"], once["answer"]) == ("Maria Kowalski", "Zebra")
+
+
+def test_compare_shows_the_orders_of_reading(
+    ask: Callable[..., int], says: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says("Zebra", "Lion", "Maria Kowalski")  # the model's own order, cqcq here, is asked last
+    assert ask("--compare", "--answer", "Maria Kowalski") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "Maria Kowalski\n"
+    header = next(line for line in captured.err.splitlines() if "(qcq)" in line)
+    assert header.split() == ["read", "once", "(cq)", "read", "once", "(qcq)", "read", "twice", "(cqcq)"]
+    answers = next(line for line in captured.err.splitlines() if line.startswith("answer"))
+    assert answers.split() == ["answer", "Zebra", "Lion", "Maria", "Kowalski"]
+    says("Zebra", "Lion", "Maria Kowalski")
+    assert ask("--compare", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [row["prompt"]["template"] for row in said["compared"]] == ["cq", "qcq"]
+    assert (said["prompt"]["template"], said["answer"]) == ("cqcq", "Maria Kowalski")
 
 
 def test_two_documents_and_stdin_are_one_context(
