@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from jrtcli.train import traps
+from jrtcli.train.figures import measure_of
 from jrtcli.train.layouts import HELD_LAYOUTS, LAYOUTS
 from jrtcli.train.sheet import Builder, Fact, FactSheet, Held
 from jrtcli.train.values import Draw, org, person, title
@@ -64,7 +66,8 @@ def _fields(groups: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for group in groups.split("; "):
         kind, names = group.split(" ", 1)
-        pairs += [(name.strip(), kind) for name in names.split(",")]
+        for name in names.split(","):
+            pairs.append((name.strip(), measure_of(name) if kind == "qty" else kind))
     return tuple((name, kind) for name, kind in pairs if not any(reserved(w) for w in parts(name)))
 
 
@@ -120,6 +123,9 @@ def one_sheet(d: Draw, held: Held, length_chars: int) -> FactSheet:
         if "{" in heading:
             heading = heading.replace("{P}", person(d)).replace("{O}", org(d)).replace("{T}", title(d))
         builder.add(heading + d.of(("\n", "\n", "\n\n", " ")) if heading else "")
+    if builder.traps and d.random() < 0.12:
+        names = [d.of(kind.fields)[0] if kind.fields else d.word() for _ in range(2 + d.below(3))]
+        builder.add(traps.contents(d, names))
     (HELD_LAYOUTS if held.kinds else LAYOUTS)[layout](builder)
     return builder.sheet(kind.name)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jrtcli.train import values
+from jrtcli.train import values, wordings
 from jrtcli.train.questions import free_words
 from jrtcli.train.sheet import Builder
 from jrtcli.train.values import Draw
 
 HELD_MARKS = (">>", "->", "~", ":=", "//", "§", "+--")
-_MARKS = ":-=.,;|?&%@^_$'\"<>{}!+"
+_MARKS = ":-=.,;|?&%@^_$'\"<>{}+"
 _MORE_MARKS = ("–", "—", "•", "·", "¦", "…", "::", "==", "--", "||", "..", "=>", "<>", "::=", "|:", ":-")
 _ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 
@@ -28,6 +28,7 @@ class Frame:
     mark: Callable[[int], str]
     before: str
     after: str
+    closing: str  # the part of `after` that closes what `before` opened
     per_line: int
     between: str
     stops: tuple[str, ...]
@@ -59,7 +60,7 @@ def _word(d: Draw) -> str:
 
 def _numbering(d: Draw) -> Callable[[int], str]:
     """Numbers, letters or numerals of a line, in one style."""
-    style, first = d.below(7), d.below(20) if d.random() < 0.3 else 1
+    style, first = d.below(9), d.below(20) if d.random() < 0.3 else 1
     wrap = d.of(
         (
             "{}. ",
@@ -79,16 +80,19 @@ def _numbering(d: Draw) -> Callable[[int], str]:
     )
     if d.random() < 0.2:
         name = d.of(("Item", "Field", "Line", "Part", "Box", "Row", "Step", _word(d)))
-        wrap = f"{name} {{}}{d.of((': ', '. ', ' - ', ' '))}"
-    base = 1 + d.below(30)
+        wrap = f"{name} {{}}" + d.of((": ", ". ", " - ", " "))
+    if d.random() < 0.2:
+        wrap = marks(d) + d.of(("", " ")) + wrap
+    base, every = 1 + d.below(30), 2 + d.below(8)
 
     def mark(i: int) -> str:
         n = first + i
         text = (
             str(n), chr(65 + n % 26), chr(97 + n % 26), _ROMAN[n % 12], _ROMAN[n % 12].upper(),
-            f"{n:02d}", f"{base}.{n}",
+            f"{n:02d}", f"{base}.{n}", f"{base + n // every}.{1 + n % every}",
+            f"{base + n // every}.{1 + n % every}.{1 + n % 2}",
         )[style]  # fmt: skip
-        return wrap.format(text)
+        return wrap.replace("{}", text)
 
     return mark
 
@@ -165,7 +169,6 @@ _ENDINGS = (
     " ok",
     " end",
     " ---",
-    "!",
     "</v>",
     " :",
     " <",
@@ -225,7 +228,9 @@ def draw_frame(d: Draw) -> Frame:
     opened, closed = d.of(_WRAPS) if d.random() < 0.25 else ("", "")
     joint = _joint(d)
     wrap = d.of(_VALUE_WRAPS) if d.random() < 0.3 else ("", "")
-    end = d.of(_ENDINGS) if d.random() < 0.3 else ""
+    r, end = d.random(), ""
+    if r < 0.4:
+        end = d.of(_ENDINGS) if r < 0.17 else d.of((" ", "")) + marks(d)
     r = d.random()
     per_line = 1 if r < 0.6 or "\n" in joint else 2 + d.below(2) if r < 0.85 else 99
     between = d.of(_BETWEEN) if d.random() < 0.8 else f" {marks(d)} "
@@ -240,7 +245,7 @@ def draw_frame(d: Draw) -> Frame:
     before, after = f"{opened}{{K}}{closed}{joint}{wrap[0]}", wrap[1] + end
     if not _allowed(before + after) or (wrap[0] == "<" and joint.endswith("<")):
         return draw_frame(d)
-    return Frame(_lead(d), before, after, per_line, between, tuple(stops), rule, d.random() < 0.12)
+    return Frame(_lead(d), before, after, wrap[1], per_line, between, tuple(stops), rule, d.random() < 0.12)
 
 
 def _head(b: Builder) -> str:
@@ -257,6 +262,7 @@ def framed(b: Builder) -> None:
     d = b.draw
     frame = draw_frame(d)
     b.stops = frame.stops
+    loose = d.random() < 0.25
     i = 0
     while b.room():
         if frame.rule and i % 4 == 0:
@@ -264,7 +270,11 @@ def framed(b: Builder) -> None:
         for n in range(frame.per_line):
             if n:
                 b.add(frame.between)
-            b.fact(False, (frame.before, frame.after), frame.mark(i))
+            lead, joint = frame.mark(i), (frame.before, frame.after)
+            if loose:  # every fact in words of its own, in the marks of the document
+                before, after = wordings.statement(d, False, False)
+                joint = (before, after + frame.after[len(frame.closing) :])
+            b.fact(False, joint, lead)
             i += 1
             if not b.room() or (frame.per_line == 99 and d.random() < 0.15):
                 break

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jrtcli.train import values, wordings
+from jrtcli.train import traps, values, wordings
 from jrtcli.train.frames import framed
 from jrtcli.train.sheet import Builder, subject
 
@@ -59,7 +59,9 @@ def stacked(b: Builder) -> None:
     i = 0
     while b.room():
         i += 1
-        b.fact(False, ("{K}" + colon, "\n"), f"{i}. " if mark else "")
+        # At times a page ends between the two.
+        page = f"{traps.furniture(d)}\n" if b.traps and colon[-1] == "\n" and d.random() < 0.15 else ""
+        b.fact(False, ("{K}" + colon + page, "\n"), f"{i}. " if mark else "")
         b.distract("\n")
 
 

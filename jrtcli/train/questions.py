@@ -45,14 +45,14 @@ def made_up(d: Draw) -> str:
     r = d.random()
     if r < 0.45:  # an asking word from the list, then words
         head = d.of(word_lists("wordings_wide.txt")["asking"])
-        filler = _some(d, 0, 3)
+        filler = _some(d, 0, 3) if d.random() < 0.6 else ""
         text = f"{head} {filler + ' ' if filler else ''}{d.of(_DETERMINERS)}{{K}}"
     elif r < 0.75:  # words before it
         text = _some(d, 0, 5)
         text = (text + d.of(_CUTS) if text else "") + d.of(_DETERMINERS) + "{K}"
     else:
         text = "{K}"
-    if d.random() < 0.5:
+    if d.random() < 0.4:
         text += d.of(_CUTS) + _some(d, 1, 4)
     if text.count(' "') == 1:
         text += '"'

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from jrtcli.train import traps, values, wordings
 from jrtcli.train.values import Draw
-from jrtcli.train.words import field_names
+from jrtcli.train.words import field_names, reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +207,19 @@ def field_name(d: Draw, held_out: bool) -> tuple[str, str]:
     if r < 0.8:
         head, kind = d.of(names.heads)
         return f"{d.of(names.words)} {head}", kind
-    n = 1 + d.below(3)
+    if d.wide and not held_out and r > 0.92:  # with a word that is in no list
+        word = values.coined(d)
+        if len(word) > 2 and not reserved(word):
+            return (word if r > 0.97 else f"{word} {d.of(names.heads)[0]}"), d.of(every)
+    n = 1 + d.below(3 if not d.wide or d.random() < 0.9 else 6)
     return " ".join([d.of(names.words) for _ in range(n)]), d.of(every)
 
 
 def shown_as(d: Draw, key: str) -> str:
     """A field name as a form shows it: "lot number" may stand as "lot no." or "lot number(s)"."""
     r = d.random()
+    if d.wide and r > 0.97:  # as programs write it
+        return key.replace(" ", "_") if r > 0.98 else key.replace(" ", "-")
     if r > 0.12 or "(" in key:
         return key
     if key.endswith("number"):
@@ -231,7 +237,7 @@ def subject(d: Draw) -> str:
 
 
 _KINDS = tuple(values.MAKERS)
-_WIDE_KINDS = tuple(values.WIDE)
+_WIDE_KINDS = (*_KINDS, "long", "phrase", *values.WIDE)
 _VERBS = (
     "reviewed", "moved", "described", "followed", "checked", "kept", "left", "found", "shows", "needs",
     "supports", "discussed", "carried", "may replace", "will follow", "does not affect",

@@ -40,22 +40,28 @@ def mention(d: Draw, key: str) -> str:
 
 def furniture(d: Draw) -> str:
     """A page number, a header or a footer."""
-    n = 1 + d.below(30)
-    return d.of(
-        (
-            f"Page {n} of {n + d.below(40)}",
-            f"- {n} -",
-            f"Page {n}",
-            f"{values.org(d)} | {values.date(d)} | p. {n}",
-            f"{d.word().capitalize()} {d.word()} (continued)",
-            f"[page {n}]",
-            "(continued on next page)",
-            f"Printed {values.date(d)}",
-            f"Copyright {values.org(d)}",
-            "CONFIDENTIAL",
-            f"{n}/{n + d.below(9)}",
-        )
-    )
+    n, r = 1 + d.below(30), d.below(10)
+    if r == 0:
+        return f"{values.org(d)} | {values.date(d)} | p. {n}"
+    if r == 1:
+        return f"{d.word().capitalize()} {d.word()} (continued)"
+    if r == 2:
+        return f"Printed {values.date(d)}"
+    return d.of(_PAGES).format(n=n, of=n + d.below(40))
+
+
+_PAGES = (
+    "Page {n} of {of}", "Page {n} of {of}", "- {n} -", "Page {n}", "[page {n}]", "(continued on next page)",
+    "CONFIDENTIAL", "{n}/{of}", "continued overleaf", "p. {n}", "Sheet {n} of {of}", "DRAFT", "Copy {n}",
+)  # fmt: skip
+
+
+def contents(d: Draw, names: list[str]) -> str:
+    """A table of contents: parts of the document that are named before their time."""
+    lines = [d.of(("Contents", "In this document", "Index", "Overview of parts"))]
+    style = d.of(("{i}. {name}", "{name} (p. {p})", "{i} {name}, page {p}", "- {name}", "{name}"))
+    lines += [style.format(i=i + 1, name=name, p=i + 1 + d.below(5)) for i, name in enumerate(names)]
+    return "\n".join(lines) + "\n\n"
 
 
 _MENTIONS = (

@@ -34,7 +34,7 @@ _BASIC_ANY: tuple[Maker, ...] = (
     *MAKERS.values(), coined, any_word, phrase, phrase, long_phrase,
 )  # fmt: skip
 _WIDE_ANY: tuple[Maker, ...] = (
-    *(maker for kind, maker in WIDE.items() if kind != "long"), coined, any_word, phrase, phrase, long_phrase,
+    *WIDE.values(), *(WIDE[kind] for kind in MAKERS), coined, any_word, phrase, phrase, long_phrase,
 )  # fmt: skip
 
 

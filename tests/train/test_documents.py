@@ -9,7 +9,7 @@ import pytest
 
 from jrtcli.train.documents import SPLITS, FactSheet, kinds, measure, sheets, suited_kinds
 from jrtcli.train.sheet import field_name
-from jrtcli.train.values import MAKERS, Draw, value
+from jrtcli.train.values import MAKERS, WIDE, Draw, value
 from jrtcli.train.wordings import wordings
 from jrtcli.train.words import OPEN, field_names, reserved
 
@@ -108,6 +108,27 @@ def test_values_are_wide() -> None:
     for kind in MAKERS:
         made = {value(d, kind) for _ in range(200)}
         assert len(made) > 50, kind
+
+
+def test_training_values_are_wider_and_mostly_short() -> None:
+    d = Draw(2)
+    for kind, maker in WIDE.items():
+        made = {maker(d) for _ in range(200)}
+        assert len(made) > 25, kind
+        assert all(text and "\n" not in text for text in made), kind
+    words = [len(f.value.split()) for sheet in first(300, seed=8, length_chars=600) for f in sheet.facts]
+    assert sum(n <= 5 for n in words) > 0.75 * len(words)
+    assert sum(n > 5 for n in words) > 0.03 * len(words)
+    assert max(words) <= 20
+
+
+def test_fields_that_suit_a_kind_of_document_come_with_it() -> None:
+    suited = {kind.name: {name for name, _ in kind.fields} for kind in suited_kinds()}
+    assert min(len(names) for names in suited.values()) >= 8
+    sheets_ = [sheet for sheet in first(400, seed=6, length_chars=600) if sheet.kind in suited]
+    assert 120 < len(sheets_) < 220
+    own = sum(fact.key in suited[sheet.kind] for sheet in sheets_ for fact in sheet.facts)
+    assert own > 0.5 * sum(len(sheet.facts) for sheet in sheets_)
 
 
 def test_an_unknown_split_is_an_error() -> None:
