@@ -75,7 +75,7 @@ _STYLES = {
     "form": ("lines", "table", "stacked", "inline", "running", "sections", "lines"),
     "text": ("prose", "prose", "log", "running", "sections"),
     "mixed": ("lines", "prose", "sections", "inline", "running", "stacked", "table"),
-    "list": ("table", "inline", "lines", "marked_up", "lines"),
+    "list": ("table", "inline", "lines", "marked_up", "grid"),
 }
 _NOISE = (0.0, 0.0, 0.15, 0.3, 0.6, 1.2, 2.5)
 

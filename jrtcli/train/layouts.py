@@ -12,6 +12,7 @@ from collections.abc import Callable
 from jrtcli.train import traps, values, wordings
 from jrtcli.train.frames import framed
 from jrtcli.train.sheet import Builder, subject
+from jrtcli.train.tables import grid, table
 
 Layout = Callable[[Builder], None]
 _ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
@@ -63,17 +64,6 @@ def stacked(b: Builder) -> None:
         page = f"{traps.furniture(d)}\n" if b.traps and colon[-1] == "\n" and d.random() < 0.15 else ""
         b.fact(False, ("{K}" + colon + page, "\n"), f"{i}. " if mark else "")
         b.distract("\n")
-
-
-def table(b: Builder) -> None:
-    """Rows of two columns."""
-    d = b.draw
-    left, mid, right = d.of(
-        (("| ", " | ", " |\n"), ("", "\t", "\n"), ("", "    ", "\n"), ("", ",", "\n"), ("", " | ", "\n"))
-    )
-    b.add(f"{left}{b.cased(d.word())}{mid}{b.cased(d.word())}{right}")
-    while b.room():
-        b.fact(False, (left + "{K}" + mid, right))
 
 
 def prose(b: Builder) -> None:
@@ -189,7 +179,7 @@ def sections(b: Builder) -> None:
     while b.length < limit:
         b.add(d.of(("\n## ", "\n", "\n== ", "\nSection: ", "\n")) + b.cased(f"{d.word()} {d.word()}") + "\n")
         b.limit = min(limit, b.length + 80 + d.below(500))
-        d.of((lines, prose, inline, running, stacked, framed, table))(b)
+        d.of((lines, prose, inline, running, stacked, framed, table, grid))(b)
     b.limit = limit
 
 
@@ -278,6 +268,6 @@ def cards(b: Builder) -> None:
 LAYOUTS: dict[str, Layout] = {
     "lines": lines, "running": running, "stacked": stacked, "table": table, "prose": prose, "inline": inline,
     "about": about, "records": records, "marked_up": marked_up, "log": log, "sections": sections,
-    "regulatory": regulatory, "framed": framed,
+    "regulatory": regulatory, "framed": framed, "grid": grid,
 }  # fmt: skip
 HELD_LAYOUTS: dict[str, Layout] = {"dialogue": dialogue, "clauses": clauses, "cards": cards}

@@ -35,7 +35,8 @@ def mention(d: Draw, key: str) -> str:
     if r < 0.5:
         key = d.of(field_names(False).listed)[0]
     text = d.of(_MENTIONS).replace("{K}", key)
-    return text.replace("{W}", d.word())
+    text = text.replace("{W}", d.word())
+    return text[:1].upper() + text[1:]  # it may follow a value: its start must be seen
 
 
 def furniture(d: Draw) -> str:
