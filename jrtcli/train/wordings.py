@@ -76,11 +76,10 @@ def _random_statement(d: Draw, held_out: bool, prose: bool) -> Statement:
     end = d.of((".", ";", ".")) if prose else ""
     if d.random() < 0.8 or not prose:
         return f"{head} {the}{{K}} {middle}{connective} ".lstrip(), (tail + end if prose else "")
+    head += d.of((": ", ", ", " - ", " that ")) if head else ""
     if not held_out:  # a filler word after the value would be taken for a part of it
-        middle = ""
-    return head + d.of(
-        (": ", ", ", " - ", " that ")
-    ) if head else "", f" {middle}{connective} {the}{{K}}{tail}{end}"
+        return head, f"{d.of((',', ',', ' -', ';', ''))} {connective} {the}{{K}}{tail}{end}"
+    return head, f" {middle}{connective} {the}{{K}}{tail}{end}"
 
 
 _SET_OFF = (", ", "; ", " - ", " (see ", ", and ", " because ", ", not ", " whereas ", " after ")
