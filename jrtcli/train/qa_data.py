@@ -178,8 +178,12 @@ def window(
     first, last = bisect_right(ends, max(0, start - MARGIN_CHARS)), bisect_left(ends, stop)
     slack = max(0, length - (last + 1 - first))
     begin = max(0, min(first - d.randrange(slack + 1), len(ids) - length))
-    a, b = (ends[begin - 1] if begin else 0), ends[min(len(ids), begin + length) - 1]
-    text = group.context[a : max(b, stop)].strip()
+    a, b = (ends[begin - 1] if begin else 0), max(stop, ends[min(len(ids), begin + length) - 1])
+    if a and (space := group.context.find(" ", a - 1, start)) >= 0:  # whole words
+        a = space + 1
+    if b < len(group.context) and (space := group.context.rfind(" ", stop, b + 1)) >= 0:
+        b = space
+    text = group.context[a:b].strip()
     return text, [pair for pair in pairs if pair[1][0] in text]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -48,16 +47,9 @@ def tokenise(
     end = next((token for token in ends if token is not None), None)
     kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
 
-    def report(before: int, now: int) -> None:
-        on_progress(before + now, total)
-
     def make(folder: Path) -> None:
-        bounds = [0]
         with (folder / "tokens.bin").open("wb") as out:
-            done = 0
-            for file in files:
-                _one_file(file, tokenizer, end, kind, out, bounds, partial(report, done))
-                done += file.stat().st_size
+            bounds = _write(files, tokenizer, end, kind, out, lambda done: on_progress(done, total))
         if bounds[-1] == 0:
             raise UsageError(f"{', '.join(paths)}: there is no text in these files")
         np.save(folder / "bounds.npy", np.array(bounds, dtype=np.int64))
@@ -67,20 +59,19 @@ def tokenise(
     return cached(root, "text", facts, make)
 
 
-def _one_file(
-    file: Path,
+def _write(
+    files: Sequence[Path],
     tokenizer: Tokenizer,
     end: int | None,
     kind: Any,
     out: IO[bytes],
-    bounds: list[int],
     on_progress: Callable[[int], None],
-) -> None:
-    """Append a file's tokens to `out` and the ends of its documents to `bounds`."""
-    held: list[Piece] = []
-    chars, length = 0, bounds[-1]
+) -> list[int]:
+    """Writes all tokens to `out`; where the documents begin, and the number of tokens."""
+    bounds, held = [0], list[Piece]()
+    chars = length = done = 0
 
-    def flush() -> None:
+    def flush(read_bytes: int) -> None:
         nonlocal chars, length
         encoded = tokenizer.encode_batch_fast([piece.text for piece in held], add_special_tokens=False)
         for piece, encoding in zip(held, encoded, strict=True):
@@ -91,17 +82,19 @@ def _one_file(
             length += len(ids)
             if piece.ends and length > bounds[-1]:
                 bounds.append(length)
-        if held:
-            on_progress(held[-1].read_bytes)
         held.clear()
         chars = 0
+        on_progress(read_bytes)
 
-    for piece in pieces(file):
-        held.append(piece)
-        chars += len(piece.text)
-        if chars >= BATCH_CHARS:
-            flush()
-    flush()
+    for file in files:
+        for piece in pieces(file):
+            held.append(piece)
+            chars += len(piece.text)
+            if chars >= BATCH_CHARS:
+                flush(done + piece.read_bytes)
+        done += file.stat().st_size
+    flush(done)
+    return bounds
 
 
 def open_tokens(folder: str | Path) -> Tokens:

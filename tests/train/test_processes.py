@@ -95,16 +95,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, output: str, processes: int, *changes: str, config: str = "ddp") -> str:
+def run(folder: Path, output: str, processes: int, *changes: str) -> str:
     """Train as a user would; what all processes say. The launch file is that for GPUs, on CPUs."""
     line = [sys.executable]
     if processes > 1:
-        file = ROOT / "examples" / "accelerate" / f"{config}.yaml"
+        file = ROOT / "examples" / "accelerate" / "ddp.yaml"
         line += ["-m", "accelerate.commands.launch", "--config_file", str(file)]
         line += ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1"]
     given = [x for change in changes for x in ("--set", change)]
     line += ["-m", "jrtcli", "train", str(folder / "recipe.toml"), "--output", str(folder / output), *given]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def run_sharded(folder: Path, output: str, *changes: str) -> str:
+    """The same under FSDP."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    line += [str(Path(__file__).parent / "fsdp_run.py"), str(folder / "recipe.toml")]
+    roots = os.pathsep.join(str(ROOT / name) for name in (".", "kernels", "prompts"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": roots}
+    line += [str(folder / output), *changes]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
@@ -139,6 +151,32 @@ def test_a_stopped_run_of_two_processes_goes_on(folder: Path) -> None:
     run(folder, "stopped", 2, "minutes=0.00001")
     run(folder, "stopped", 2)
     same(losses(folder, "stopped"), losses(folder, "one"))
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_in_one_process(folder: Path) -> None:
+    """FSDP: the same losses, and a checkpoint that has nothing of the sharding."""
+    run_sharded(folder, "sharded", "minutes=0.00001")
+    run_sharded(folder, "sharded")
+    same(losses(folder, "sharded"), losses(folder, "one"))
+    saved = torch.load(folder / "sharded" / "trainer.pt", weights_only=True)
+    wanted = torch.load(folder / "one" / "trainer.pt", weights_only=True)
+    for part in ("objective", "average"):
+        for name, expected in wanted[part].items():
+            assert torch.allclose(saved[part][name], expected, rtol=1e-3, atol=1e-4), name
+    assert saved["optimizers"][0]["state"].keys() == wanted["optimizers"][0]["state"].keys()
+    for index, expected in wanted["optimizers"][0]["state"].items():
+        assert saved["optimizers"][0]["state"][index]["exp_avg"].shape == expected["exp_avg"].shape
+
+
+@pytest.mark.slow
+def test_muon_on_slices_takes_the_steps_of_muon(folder: Path) -> None:
+    changes = ("optimizer.muon=true", "steps=2", "eval.every=0", "optimizer.warmup_steps=0")
+    run_sharded(folder, "slices", *changes)
+    run(folder, "wholes", 1, *changes)
+    ours, theirs = (load_file(folder / name / "last" / "model.safetensors") for name in ("slices", "wholes"))
+    for name, expected in theirs.items():
+        assert torch.dist(ours[name], expected) < 0.02 * expected.norm(), name  # Muon computes in bf16
 
 
 def batch(kind: str, sizes: list[int]) -> Any:
