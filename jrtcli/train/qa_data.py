@@ -26,6 +26,7 @@ from jrtcli.train.data import Batch, DataConfig, Row, alike, how_many, padded
 from jrtcli.train.qa_store import Group, read_group, side
 
 MARGIN_CHARS = 80
+"""Of the text before an answer that a cut leaves, at most half of the length: the question may be about it."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def window(
     if not places:
         return "", []
     start, stop = d.choice(places)
-    first, last = bisect_right(ends, max(0, start - MARGIN_CHARS)), bisect_left(ends, stop)
+    last, least = bisect_left(ends, stop), bisect_right(ends, start) - length // 2
+    first = max(0, least, bisect_right(ends, start - MARGIN_CHARS))
     slack = max(0, length - (last + 1 - first))
     begin = max(0, min(first - d.randrange(slack + 1), len(ids) - length))
     a, b = (ends[begin - 1] if begin else 0), max(stop, ends[min(len(ids), begin + length) - 1])
