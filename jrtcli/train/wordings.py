@@ -58,7 +58,7 @@ def _cut(entry: str) -> Statement:
 
 def statement(d: Draw, held_out: bool, prose: bool) -> Statement:
     """What stands before the value (with `{K}` in it or in what follows) and what stands after it."""
-    if not held_out and prose and d.random() < 0.35:
+    if not held_out and prose and d.random() < 0.2:
         return _any_sentence(d)
     if d.random() < 0.35:
         return _random_statement(d, held_out, prose)
@@ -128,7 +128,7 @@ def question(d: Draw, held_out: bool, bare: float) -> str:
         if d.wide:
             return questions.bare(d)
         return "{K}:" if d.random() < 0.35 else "{K}"
-    if not held_out and d.random() < 0.4:
+    if not held_out and d.random() < 0.15:
         return questions.made_up(d)
     if d.random() < 0.2:
         head = d.of(wordings(held_out).asking)
