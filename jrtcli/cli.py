@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prompt": ("jrtcli.commands.prompt:prompt", "Show the rewritten prompt, its segments and token counts."),
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
+    "probe": ("jrtcli.commands.probe:probe", "Show what order and a second reading change, at equal state."),
     "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
 }
 """name -> ("module:function", one line of help). A new command is one entry here."""
