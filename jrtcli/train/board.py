@@ -21,10 +21,14 @@ def open_board(folder: Path, step: int, wanted: str) -> Any:
         if wanted == "on":
             raise UsageError("tensorboard = 'on' needs it: pip install 'jrt[tensorboard]'")
         return None
+    # What an interrupted run wrote after its last checkpoint is hidden.
+    return _writer()(str(folder), purge_step=step + 1 if step else None)
+
+
+def _writer() -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    # What an interrupted run wrote after its last checkpoint is hidden.
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return SummaryWriter
 
 
 def scalars(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from jrtcli.errors import JrtError, UsageError
 from jrtcli.train import processes
 from jrtcli.train.config import Recipe
-from jrtcli.train.events import Evaluated, Event, Progress, Result, Saved, Started
+from jrtcli.train.events import Event, Progress, Result, Started
+from jrtcli.train.keeping import Run
 from jrtcli.train.loss import Objective, Sums, find_tag_layer
 from jrtcli.train.optim import WeightAverage, build_optimizers, set_lr
 from jrtcli.train.parts import Parts, build_parts
 from jrtcli.train.prefetch import Batches
-from jrtcli.train.recall import recall, text_losses
-from jrtcli.train.save import Metrics, clear, load_trainer, save_model, save_trainer, versions
+from jrtcli.train.save import Metrics, clear, load_trainer
 from jrtcli.train.schedule import differences, lr_factor, stage_at
 from jrtcli.train.sharing import share
 
@@ -65,29 +63,15 @@ def train(
     return _Run(recipe, on_event, stop, resume, parts).go()
 
 
-@dataclass
-class _Run:
-    recipe: Recipe
-    on_event: Callable[[Event], None]
-    stop: Callable[[], bool]
-    resume: str
-    given: Parts | None
-    step: int = 0
-    tokens: int = 0
-    longest: int = 0
-    score: float | None = None
-    window: Sums = field(default_factory=Sums)
+class _Run(Run):
+    """A run from its first step here to its last."""
 
     def go(self) -> Result:
         began = time.perf_counter()
         recipe = self.recipe
         self.output = Path(recipe.output)
         self.accelerator = Accelerator(
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=WAIT),
-                # A batch of text has no match bits, and a sequence may lie outside the encoder altogether.
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-            ]
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT), DistributedDataParallelKwargs()]
         )
         self.main, self.world = self.accelerator.is_main_process, self.accelerator.num_processes
         self.device = self.accelerator.device
@@ -95,7 +79,7 @@ class _Run:
         self.precision = choose_precision(recipe.precision, self.device)
         torch.manual_seed(recipe.seed)
         with self.accelerator.local_main_process_first():
-            self.parts = self.given or build_parts(recipe, self._say)
+            self.parts = self.given or build_parts(recipe, self.say)
         self.measure = "recall" if self.parts.questions else "loss"
         self._build()
         if saved is not None:
@@ -104,7 +88,7 @@ class _Run:
             raise JrtError(f"{self.output}: the processes see different checkpoints; it must be one folder")
         self.metrics = Metrics(self.output, self.step, board=recipe.tensorboard) if self.main else None
         count = self._parameters
-        self._say(
+        self.say(
             Started(self.step, recipe.steps, count, str(self.device), self.precision, self.output, self.world)
         )
         ended = self._steps(began)
@@ -113,12 +97,8 @@ class _Run:
             self.metrics.close()
         seconds = time.perf_counter() - began
         best = self.output / ("best" if self.score is not None else "last")
-        shown = self.score if self.score is None or self.measure == "recall" else -self.score
-        return Result(ended, self.step, self.tokens, best, shown, seconds, self.measure, self.main)
-
-    def _say(self, event: Event) -> None:
-        if self.main:
-            self.on_event(event)
+        score = self.shown_score()
+        return Result(ended, self.step, self.tokens, best, score, seconds, self.measure, self.main)
 
     def _saved(self) -> dict[str, Any] | None:
         if self.resume == "fresh":
@@ -159,6 +139,10 @@ class _Run:
                 raise UsageError("accelerate: only fsdp_version 2 is supported; set it in the config file")
             plugin.transformer_cls_names_to_wrap = [type(model.layers[0]).__name__]
             self.twin = copy.deepcopy(model).requires_grad_(False)  # whole, for evaluation and checkpoints
+        if (
+            self.accelerator.ddp_handler is not None
+        ):  # text has no match bits: their head then has no gradient
+            self.accelerator.ddp_handler.find_unused_parameters = bool(tagged and self.parts.has_text)
         optimizers = build_optimizers(objective, recipe.optimizer)
         self.bare = objective
         self.objective, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
@@ -207,11 +191,11 @@ class _Run:
                     mark, mark_tokens, mark_step = now, self.tokens, self.step
                 every = recipe.eval.every
                 if every and (self.step % every == 0 or self.step == recipe.steps):
-                    self._evaluate()
+                    self.evaluate()
                     mark = time.perf_counter()  # the speed shown is that of training
                 if self.step % recipe.save_every == 0 and self.step < recipe.steps:
-                    self._save()
-            self._save()
+                    self.save()
+            self.save()
         finally:
             batches.close()
         return ended
@@ -242,7 +226,7 @@ class _Run:
         self.longest = max(self.longest, getattr(batch, "longest", batch.tokens.shape[1]))
 
     def _log(self, seconds: float, tokens: int, steps: int, batches: Batches) -> None:
-        means = self._whole_window().means()
+        means = self.whole_window().means()
         self.window = Sums()
         if not math.isfinite(means["loss"]):
             raise JrtError(
@@ -253,121 +237,10 @@ class _Run:
         left_s = (self.recipe.steps - self.step) * seconds / steps
         stage = stage_at(self.recipe, self.step - 1)
         made = batches.made_tokens / max(batches.made_s, 1e-9)
-        self._say(
+        self.say(
             Progress(
                 self.step, self.recipe.steps, stage, self.tokens, rate, left_s, batches.waited_s, means, made
             )
         )
         batches.waited_s, batches.made_s, batches.made_tokens = 0.0, 0.0, 0
-        self._row({"tokens": self.tokens, "stage": stage, **means, "tokens_per_s": round(rate)})
-
-    def _row(self, row: dict[str, Any]) -> None:
-        if self.metrics is not None:
-            self.metrics.write({"step": self.step, **row})
-
-    def _whole_window(self) -> Sums:
-        """The sums of all processes since the last log."""
-        window = Sums(**processes.summed(self.window.numbers(), self.device))
-        window.batches /= self.world
-        return window
-
-    @contextmanager
-    def _shown(self) -> Iterator[Any]:
-        """The model as it would be shipped: averaged weights where an average is kept, whole where
-        sharded."""
-        model = self.bare.model
-        if self.average is not None:
-            self.average.swap()
-        shown = model
-        if self.twin is not None:
-            shown = self.twin
-            shown.load_state_dict(processes.whole(model.state_dict()))
-        shown.eval()
-        try:
-            yield shown
-        finally:
-            model.train()
-            if self.average is not None:
-                self.average.swap()
-
-    def _evaluate(self) -> None:
-        parts = self.parts
-        if not parts.questions and not parts.held_out:
-            return
-        began = time.perf_counter()
-        with self._shown() as model:
-            if self.main:
-                self._measure(model, began)
-        self.accelerator.wait_for_everyone()
-
-    def _measure(self, model: Any, began: float) -> None:
-        parts = self.parts
-        row: dict[str, Any] = {}
-        shares: dict[str, float] = {}
-        losses: dict[str, float] | None = None
-        if parts.questions:
-            shares = row["recall"] = recall(
-                model,
-                parts.tokenizer,
-                parts.questions,
-                has_encoder=parts.has_encoder,
-                max_new_tokens=self.recipe.eval.max_new_tokens,
-                stop_ids=parts.stop_ids,
-                device=self.device,
-            )
-        if parts.held_out:
-            weight = self.recipe.objective.mlm_weight
-            losses = row["held_out"] = text_losses(
-                model, parts.held_out, weight, has_encoder=parts.has_encoder, device=self.device
-            )
-        score = shares["all"] if losses is None or parts.questions else -losses["loss"]
-        best = self.score is None or score >= self.score
-        if best:
-            self.score = score
-            self._export(model, "best")
-        seconds = time.perf_counter() - began
-        self._say(Evaluated(self.step, shares, len(parts.questions), best, seconds, losses))
-        self._row({**row, "best": best})
-
-    def _export(self, model: Any, name: str) -> None:
-        score = self.score if self.score is None or self.measure == "recall" else -self.score
-        training = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "score": score,
-            "measure": self.measure,
-            "recipe": self.recipe.as_dict(),
-            "versions": versions(),
-        }
-        if self.parts.mask_token is not None:
-            training["mask_token"] = self.parts.mask_token
-        reading = {
-            "template": self.recipe.template,
-            "context_tokens": self.longest,
-            # Longer documents are read in passages of the length that was trained.
-            "window_tokens": max(getattr(data, "document_tokens", 0) for data in self.parts.data),
-            "stop": ["\n"],
-        }
-        tokenizer = self.parts.tokenizer_file or self.recipe.tokenizer
-        save_model(self.output / name, model, training=training, tokenizer=tokenizer, reading=reading)
-
-    def _save(self) -> None:
-        with self._shown() as model:
-            if self.main:
-                self._export(model, "last")
-        state = {
-            "recipe": self.recipe.as_dict(),
-            "step": self.step,
-            "tokens": self.tokens,
-            "longest": self.longest,
-            "score": self.score,
-            "window": self._whole_window().numbers(),
-            "objective": processes.whole(self.bare.state_dict()),
-            "optimizers": [processes.whole(optimizer.state_dict()) for optimizer in self.optimizers],
-            "average": processes.whole(self.average.state_dict()) if self.average is not None else None,
-            "rng": torch.get_rng_state(),
-        }
-        if self.main:
-            save_trainer(self.output, state)
-            self._say(Saved(self.step, self.output / "last"))
-        self.accelerator.wait_for_everyone()
+        self.row({"tokens": self.tokens, "stage": stage, **means, "tokens_per_s": round(rate)})

@@ -9,7 +9,7 @@ from typing import Any
 
 from jrtcli.checkpoint import Located, locate
 from jrtcli.errors import UsageError
-from jrtcli.hub import cached_file
+from jrtcli.hub import cached_file, is_repo_id
 from jrtcli.models import ARCHITECTURES, architecture
 from jrtcli.models.base import RecurrentLM
 from jrtcli.train.config import Recipe
@@ -22,8 +22,9 @@ from jrtcli.train.start import warm_start
 class Parts:
     """Everything `loop.train` needs beside the recipe. `data` has one configuration per curriculum stage.
 
-    held_out: batches of text that no step trains on. has_tags: whether any batch has match bits. mask_token:
-    the id, where tokens are masked. tokenizer_file: what is saved beside the weights, "" for the recipe's.
+    held_out: batches of text that no step trains on. has_tags, has_text: whether there are batches with match
+    bits, and of text. mask_token: the id, where tokens are masked. tokenizer_file: what is saved beside the
+    weights, "" for the recipe's.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class Parts:
     stop_ids: frozenset[int] = field(default_factory=frozenset)
     held_out: Sequence[Any] = ()
     has_tags: bool = True
+    has_text: bool = False
     mask_token: int | None = None
     tokenizer_file: str = ""
 
@@ -68,6 +70,7 @@ def build_parts(recipe: Recipe, say: Callable[[Event], None] = lambda event: Non
         stop_ids=stop_ids(tokenizer),
         held_out=made.held_out if made is not None and recipe.eval.every else (),
         has_tags=made is None or made.has_questions,
+        has_text=made is not None and any(stage.text is not None for stage in made.stages),
         mask_token=None if made is None else made.mask_token,
         tokenizer_file=file,
     )
@@ -79,10 +82,12 @@ def tokenizer_file(recipe: Recipe, start: Located | None) -> str:
         if not recipe.tokenizer or not Path(recipe.tokenizer).is_file():
             raise UsageError(f"recipe: tokenizer {recipe.tokenizer!r} is not there; name a tokenizer.json")
         return recipe.tokenizer
-    own = start.folder / "tokenizer.json"
     source = start.tokenizer.source
-    for found in (own, Path(source), Path(source) / "tokenizer.json", cached_file(source, own.name)):
-        if found is not None and found.is_file() and found.suffix == ".json":
+    places = [start.folder / "tokenizer.json", Path(source), Path(source) / "tokenizer.json"]
+    if is_repo_id(source) and (fetched := cached_file(source, "tokenizer.json")) is not None:
+        places.append(fetched)
+    for found in places:
+        if found.is_file() and found.suffix == ".json":
             return str(found)
     raise UsageError(f"{start.name} brings no tokenizer.json; name one as `tokenizer` in the recipe")
 

@@ -20,6 +20,12 @@ def several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def wait() -> None:
+    """Until all processes are here."""
+    if several():
+        torch.distributed.barrier()
+
+
 def summed(numbers: Mapping[str, float], device: torch.device) -> dict[str, float]:
     """Sums over all processes, entry by entry."""
     if not several():

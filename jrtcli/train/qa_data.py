@@ -26,7 +26,7 @@ from jrtcli.train.data import Batch, DataConfig, Row, alike, how_many, padded
 from jrtcli.train.qa_store import Group, read_group, side
 
 MARGIN_CHARS = 80
-"""Of the text before an answer that a cut leaves, at most half of the length: the question may be about it."""
+"""Of the text before an answer, kept in a cut where it is no more than half of it: it may name the field."""
 
 
 @dataclass(frozen=True)
