@@ -138,7 +138,7 @@ def _train(console: Console, plan: Plan, device: str, jobs: int, format: str, ou
     work = {cell.name: tokens(plan, cell) for cell in everything}
     console.note(
         f"{plan.task}: {len(everything)} models ({', '.join(plan.readings)}), {plan.steps:,} steps each,"
-        f" at most {sum(work.values()) / 1e6:,.0f} million tokens, on {device}, {jobs} at once"
+        f" at most {sum(work.values()) / 1e6:,.1f} million tokens, on {device}, {jobs} at once"
         + (f"; {len(kept)} done before" if kept else "")
     )
     # Tokens, not steps: a model that reads twice takes twice as long.

@@ -47,9 +47,12 @@ def show(
             console.note()
             console.note(bars(plots, shutil.get_terminal_size().columns))
         console.note()
-        for claim in claims:
-            console.note(f"{claim.verdict}: {claim.expected}", style=MARKS[claim.verdict])
-            console.note(f"    {measured(claim)}")
+        console.report(
+            [
+                (claim.verdict, [(f"{claim.expected}: ", MARKS[claim.verdict]), (measured(claim), "")])
+                for claim in claims
+            ]
+        )
         console.note()
         console.note(
             f"{good} of {models} models learned the sizes they were trained on; claims are about these"

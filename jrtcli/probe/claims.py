@@ -16,7 +16,7 @@ Row = Mapping[str, object]
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 MARGIN = 0.05
 """Differences in accuracy up to here count as none, where a claim says that something does not matter."""
-LEARNED_TIMES_GUESS = 2.0
+LEARNED_TIMES_GUESS = 1.5
 """A model has learned when it is this much better than naming any token of the shorter set."""
 
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,

@@ -110,8 +110,8 @@ PLANS: dict[tuple[str, bool], Plan] = {
         feature_dims=(4, 8, 16),
         trained=both((4, 16), (8, 32)),
         tested=both((4, 16), (8, 32), (4, 64), (8, 64)),
-        vocabulary=128,
-        steps=1400,
+        vocabulary=256,
+        steps=1200,
     ),
     ("recall", False): Plan(
         task="recall",
