@@ -105,9 +105,9 @@ def _about(plan: Plan, cell: Cell, size: tuple[int, int]) -> Row:
     }
     one, other = size
     if plan.task == "recall":
-        return row | {"pairs": one, "queries": other, "guess": 1 / one}
+        return row | {"pairs": one, "queries": other}
     order = "short first" if one < other else "short last" if other < one else "equal"
-    return row | {"first": one, "second": other, "order": order, "guess": 1 / min(size)}
+    return row | {"first": one, "second": other, "order": order}
 
 
 def make(

@@ -13,6 +13,7 @@ from jrtcli.probe.claims import (
     OPEN,
     best_rates,
     disjointness_claims,
+    guessing,
     learned,
     mean,
     none,
@@ -34,7 +35,7 @@ def rows(
                     wiggle = 0.004 * ((seed * 7 + floats // 1024 * 3 + (order == "short last") * 5) % 3 - 1)
                     made.append({
                         "reading": reading, "state_floats": floats, "width": 32, "feature_dim": floats,
-                        "seed": seed, "rate": 0.01, "order": order, "trained": True, "guess": 0.1,
+                        "seed": seed, "rate": 0.01, "order": order, "trained": True, "first": 5, "second": 6,
                         "accuracy": f(math.log2(floats), order) + wiggle, "count": 100,
                     })  # fmt: skip
     return made
@@ -58,7 +59,7 @@ def test_the_papers_shape_holds_where_it_is() -> None:
 
 def test_the_opposite_does_not_hold() -> None:
     found = disjointness_claims(
-        rows({"causal": gap(-0.3, -0.02), "non-causal": gap(0.3, 0), "twice": lambda x, o: 0.3})
+        rows({"causal": gap(-0.3, -0.02), "non-causal": gap(0.3, 0), "twice": flat(0.55)})
     )
     assert [claim.verdict for claim in found] == [FAILS, HOLDS, FAILS, OPEN, HOLDS, FAILS]
 
@@ -79,6 +80,17 @@ def test_models_that_did_not_learn_are_left_out_and_counted() -> None:
     kept, good, models = learned(made)
     assert (good, models) == (9, 18) and {row["reading"] for row in kept} == {"causal"}
     assert disjointness_claims(made)[2].verdict == OPEN  # no order effect in what was never learned
+
+
+def test_that_nothing_matters_is_asked_of_models_that_solve_the_task() -> None:
+    made = rows({"causal": gap(0.1, 0), "non-causal": flat(0.45), "twice": flat(0.55)})
+    claims = disjointness_claims(made)
+    assert learned(made)[1] == 27 and claims[2].estimate is None
+    assert (claims[2].verdict, claims[4].verdict) == (OPEN, HOLDS)
+
+
+def test_guessing_is_naming_anything_that_was_read() -> None:
+    assert guessing({"first": 4, "second": 16}) == 1 / 19 and guessing({"pairs": 8}) == 1 / 8
 
 
 def test_only_trained_sizes_decide_who_learned() -> None:
