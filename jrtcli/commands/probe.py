@@ -21,7 +21,7 @@ FORMATS = ("table", "csv", "json")
 _SIZES = "Sizes"
 
 Task = Annotated[
-    str | None, typer.Argument(help="disjointness or recall; left out with --model.", metavar="[TASK]")
+    str | None, typer.Argument(help="disjointness or recall; left out with --model.", metavar="TASK")
 ]
 Model = Annotated[
     str | None,
