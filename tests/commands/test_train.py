@@ -14,7 +14,7 @@ import pytest
 
 from jrtcli.cli import main
 from jrtcli.commands.train import describe
-from jrtcli.train.events import Evaluated, Progress, Saved, Started
+from jrtcli.train.events import Evaluated, Noted, Preparing, Progress, Saved, Started
 
 RECIPE = """
 steps = 4
@@ -152,3 +152,10 @@ def test_events_as_lines() -> None:
     evaluated = Evaluated(5, {"train:256": 0.5, "all": 0.5}, 48, True, 3.0)
     assert "train:256 50.0%" in describe(evaluated) and "(best so far)" in describe(evaluated)
     assert describe(Saved(5, place)) == "step 5 saved runs/x"
+    losses = {"text": 2.5, "mlm": 3.0, "loss": 2.6}
+    both = describe(Evaluated(5, {"all": 0.5}, 4, False, 3.0, losses))
+    assert both == "step 5 recall all 50.0% of 4 questions, held-out text 2.500 mlm 3.000 loss 2.600 in 3s"
+    assert describe(Evaluated(5, {}, 0, True, 3.0, losses)).startswith("step 5 held-out text 2.500")
+    assert describe(Preparing("tokenising text", 2_500_000, 10_000_000)) == "tokenising text: 2.5 of 10.0 MB"
+    assert describe(Noted("the model is causal")) == "the model is causal"
+    assert "bf16 in 4 processes, into" in describe(Started(0, 10, 1000, "cuda", "bf16", place, 4))
