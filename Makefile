@@ -49,10 +49,10 @@ types: $(STAMP)  ## mypy
 pytest: $(STAMP)  ## the test suite alone
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(PYTEST_ARGS)
 
-bundled: $(STAMP)  ## train the bundled model again, into runs/bundled; run it again to go on
-	$(BIN)/jrt train examples/bundled.toml --output runs/bundled
+bundled: $(STAMP)  ## train the bundled models again, into runs/, and measure them; run it again to go on
+	JRT=$(BIN)/jrt PYTHON=$(BIN)/python sh examples/train_bundled.sh
 
-bundled-eval: $(STAMP)  ## measure the bundled model: the numbers of the README
+bundled-eval: $(STAMP)  ## measure the bundled models: the numbers of the README
 	$(BIN)/python examples/measure_bundled.py $(foreach file,$(ROWS),--rows $(file))
 
 clean:  ## remove .venv, caches and build output

@@ -19,7 +19,7 @@ from jrtcli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="A recipe: see examples/bundled.toml.", metavar="RECIPE.toml")
+        Path, typer.Argument(help="A recipe: see examples/bundled_first.toml.", metavar="RECIPE.toml")
     ],
     changes: Annotated[
         list[str] | None,

@@ -26,6 +26,9 @@ class ModelRecipe:
     init_from: str = ""
     """Checkpoint to start from: a folder, a short name or a hub id; "" starts from scratch. `config` then
     holds changes to the checkpoint's."""
+    inserted: dict[str, Any] = field(default_factory=dict)
+    """Layers put into the checkpoint's: place in the model -> its layer that the new one begins as, its
+    outputs silenced."""
     tag_layer: int = -1
     """Layer whose output feeds the match-bit head; -1 finds the first linear attention."""
 

@@ -123,7 +123,8 @@ def build_model(recipe: Recipe, start: Located | None, say: Callable[[Event], No
     if name and name not in ARCHITECTURES:
         raise UsageError(f"recipe: model.architecture is {name!r}; there are {', '.join(ARCHITECTURES)}")
     if start is not None:
-        model, notes = warm_start(name or None, start.folder, recipe.model.config)
+        inserted = {int(place): layer for place, layer in recipe.model.inserted.items()}
+        model, notes = warm_start(name or None, start.folder, recipe.model.config, inserted)
         for note in notes:
             say(Noted(note))
     else:

@@ -136,21 +136,22 @@ def test_from_takes_names_and_folders(
 def test_jrt_rnn_becomes_causal_and_smaller(
     root: Path, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Encoder projections are dropped, four of sixteen query and key dimensions go: the rest is kept."""
+    """The encoder's keys and values become the causal ones; four of sixteen query and key dimensions go."""
     tiny = jrtcli.load("tiny")
     config = {"alt_mixer": {"feature_dim": 12}}
     model, notes = warm_start("based", tiny.folder, config)
-    assert notes[0].startswith("the encoder's projections of 2 layers are dropped")
+    assert notes[0].startswith("the encoder's projections of 2 layers become the causal ones")
     assert notes[1] == "the linear attention keeps 12 of 16 query and key dimensions per head"
     old, new = tiny.model.layers[2].mixer, model.layers[2].mixer
     assert not hasattr(new, "proj_k_enc") and new.feature_dim == 12
-    assert torch.equal(old.proj_v.weight, new.proj_v.weight)
+    assert torch.equal(old.proj_v_enc.weight, new.proj_v.weight)
     # Every kept row of head h comes from head h; queries, keys, filters and the norm lose the same rows.
     kept = [next(n for n in range(64) if torch.equal(old.proj_q.weight[n], row)) for row in new.proj_q.weight]
     assert [n // 16 for n in kept] == [h for h in range(4) for _ in range(12)]
-    assert torch.equal(old.proj_k.weight[kept], new.proj_k.weight)
+    assert torch.equal(old.proj_k_enc.weight[kept], new.proj_k.weight)
+    filters = torch.cat([old.qkv_conv.weight[:64], old.enc_conv.weight])
     rows = [*kept, *(64 + n for n in kept), *range(128, 256)]
-    assert torch.equal(old.qkv_conv.weight[rows], new.qkv_conv.weight)
+    assert torch.equal(filters[rows], new.qkv_conv.weight)
     assert torch.equal(old.q_norm.weight[kept[:12]], new.q_norm.weight)
     said: list[Any] = []
     output = tmp_path / "causal"
@@ -171,14 +172,6 @@ def test_jrt_rnn_becomes_causal_and_smaller(
         warm_start("jrt_rnn", tiny.folder, {"alt_mixer": {"feature_dim": 20}})
     with pytest.raises(UsageError, match="jrt_rnn checkpoint"):
         warm_start("mamba2", tiny.folder, {})
-
-
-def test_a_causal_model_from_jrt_rnn_is_the_same_without_an_encoder() -> None:
-    tiny = jrtcli.load("tiny")
-    model, _ = warm_start("based", tiny.folder, {})
-    tokens = torch.arange(5, 90)[None]
-    found, expected = model(tokens), tiny.model(tokens, encoder_length=0)
-    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_metrics_go_to_tensorboard(
@@ -223,3 +216,27 @@ def test_event_files_are_real_ones(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("events.out.tfevents.*")
     data = file.read_bytes()
     assert b"loss" in data and b"recall/all" in data and b"best" in data
+
+
+def test_layers_put_in_are_silent_at_first(root: Path, material: Path, tmp_path: Path) -> None:
+    tiny = jrtcli.load("tiny")
+    layers, config = len(tiny.model.layers), tiny.model.config
+    model, notes = warm_start(None, tiny.folder, {}, {3: 3, 4: 2})
+    assert notes == [f"2 layers are put in, silent at first: the model has {layers + 2}"]
+    moved = [i + 2 * (i > 2) for i in range(layers)]
+    kinds = [config.kinds[i] for i in (0, 1, 2, 3, 2, *range(3, layers))]
+    assert list(model.config.kinds) == kinds
+    for was, now in zip(tiny.model.layers, (model.layers[i] for i in moved), strict=True):
+        assert torch.equal(was.mlp.fc1.weight, now.mlp.fc1.weight)
+    assert torch.equal(model.layers[4].mixer.proj_q.weight, tiny.model.layers[2].mixer.proj_q.weight)
+    assert not model.layers[4].mixer.out_proj.weight.any() and not model.layers[3].mlp.fc2.weight.any()
+    tokens = torch.arange(5, 60)[None]
+    assert torch.allclose(model(tokens), tiny.model(tokens), atol=1e-4)
+    with pytest.raises(UsageError, match="places are 0"):
+        warm_start(None, tiny.folder, {}, {layers + 1: 0})
+    # A recipe's keys are text, and the layers that were silent learn.
+    more = ["steps=3", "eval.every=0", "optimizer.warmup_steps=0", "ema=0.0"]
+    more += ["model.inserted.3=3", "model.inserted.4=2"]
+    loop.train(plan(root, material, tmp_path / "grown", "finetune_qa", *more))
+    grown = jrtcli.load(tmp_path / "grown" / "last").model
+    assert len(grown.layers) == layers + 2 and grown.layers[4].mixer.out_proj.weight.any()
