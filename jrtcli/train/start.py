@@ -96,8 +96,8 @@ def _add_encoder(weights: dict[str, Tensor], notes: list[str]) -> None:
 def _drop_encoder(config: dict[str, Any], weights: dict[str, Tensor], notes: list[str]) -> None:
     """Make a JRT-RNN causal: the encoder's keys and values of a document take the place of the causal ones.
 
-    The other way round nearly all is lost: the bundled model, made causal with its own causal projections, had
-    a loss of 11.2 nats per answer token before it was trained on, with the encoder's 2.2.
+    The other way round nearly all is lost: a bundled model, made causal with its own causal projections, had a
+    loss of 11.2 nats per answer token before it was trained on; with the encoder's, 2.2.
     """
     dropped = [name for name in weights if name.endswith(ENCODER)]
     for name in sorted(dropped):
@@ -114,7 +114,9 @@ def _drop_encoder(config: dict[str, Any], weights: dict[str, Tensor], notes: lis
         config["alt_mixer"] = {k: v for k, v in mixer.items() if k != "enc_length"}
     if dropped:
         layers = sum(name.endswith(ENCODER[0]) for name in dropped)
-        notes.append(f"the encoder's projections of {layers} layers become the causal ones: the model is causal")
+        notes.append(
+            f"the encoder's projections of {layers} layers become the causal ones: the model is causal"
+        )
 
 
 _OUTPUTS = (".mixer.out_proj.weight", ".mixer.out_proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
