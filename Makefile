@@ -27,11 +27,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## build .venv and install jrt into it
 
-demo: $(STAMP)  ## ask the bundled model three questions about a document
+demo: $(STAMP)  ## ask the bundled model three questions, and a small causal one in three orders of reading
 	$(BIN)/jrt ask --doc $(DEMO_DOC) \
 	  --question "Measurand:" \
 	  --question "Applicant:" \
 	  --question "What is the shelf life?"
+	@echo; echo "The same document, a causal model with a small state: once, question first, twice"; echo
+	$(BIN)/jrt ask --model tiny-causal --compare --doc $(DEMO_DOC) \
+	  --question "What is the shelf life?" --answer "14 months" \
+	  --question "Panel:" --answer "Immunology (82)"
 
 test: lint types pytest  ## lint, types and the whole test suite
 
