@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jrt_prompts import Prompt
 from jrtcli.evidence import CaseRestorer
-from jrtcli.generate import Generation
-from jrtcli.passages import Surest
+from jrtcli.generate import Steps
 from jrtcli.stops import StopStrings
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Asking(Iterator[Token]):
     def __init__(
         self,
         tokenizer: Tokenizer,
-        generation: Generation | Surest,
+        generation: Steps,
         *,
         started: float,
         restorer: CaseRestorer | None,
@@ -123,6 +122,11 @@ class Asking(Iterator[Token]):
             self._ids.append(step.id)
             self._probabilities.append(step.probability)
         return Token(self._show(text, last=self._stops.stopped), step.id, step.probability)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is all there."""
+        return self._finish_reason is not None
 
     def _show(self, text: str, *, last: bool) -> str:
         """The text as the reader sees it: no space in front, the document's own capitals."""

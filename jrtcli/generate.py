@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,23 @@ class Step:
     id: int
     probability: float
     seconds: float
+
+
+class Steps(Protocol):
+    """Steps that become an answer, and what they leave behind: the attributes of Generation."""
+
+    prefill_seconds: float
+
+    @property
+    def model(self) -> RecurrentLM: ...
+
+    @property
+    def state(self) -> State | None: ...
+
+    @property
+    def finish_reason(self) -> str | None: ...
+
+    def __next__(self) -> Step: ...
 
 
 class Generation(Iterator[Step]):
@@ -68,8 +85,7 @@ class Generation(Iterator[Step]):
         self._temperature = temperature
         self._reencode = reencode
         self._on_progress = on_progress
-        # Sampled on the CPU, so that one seed gives one answer whatever the device.
-        self._random = torch.Generator().manual_seed(seed)
+        self._random = random_of(seed)
         self._last: int | None = None
         self._ahead: tuple[int, float] | None = None
         self._started: float | None = None
@@ -91,7 +107,8 @@ class Generation(Iterator[Step]):
 
     def _draw(self) -> tuple[int, float]:
         with torch.no_grad():
-            return self._choose(self._logits())
+            logits = self._logits()[None]
+        return choose(logits, [self._random], real_tokens=self._real_tokens, temperature=self._temperature)[0]
 
     def __next__(self) -> Step:
         if self.finish_reason is not None or self._left <= 0:
@@ -137,21 +154,37 @@ class Generation(Iterator[Step]):
         logits, self.state = self.model.prefill(tokens, None if self._reencode else self.state, **options)
         return logits[0]
 
-    def _choose(self, logits: Tensor) -> tuple[int, float]:
-        # Rows past the tokenizer's size only pad the matrix: they stand for no token.
-        real = logits[: self._real_tokens].float().cpu()
-        if bool(real.isnan().any()):
-            raise JrtError("the model's numbers overflowed: take --dtype float32, or bfloat16 on a GPU")
-        probabilities = torch.softmax(real, dim=-1)
-        if self._temperature <= 0:
-            chosen = int(real.argmax())
-        else:
-            scaled = torch.softmax(real / self._temperature, dim=-1)
-            chosen = int(torch.multinomial(scaled, 1, generator=self._random))
-        return chosen, float(probabilities[chosen])
-
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([list(ids)], dtype=torch.int64, device=self.model.device)
+
+
+def random_of(seed: int) -> torch.Generator:
+    """What a row's tokens are drawn with: on the CPU, so that one seed gives one answer on every device."""
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def choose(
+    logits: Tensor, randoms: Sequence[torch.Generator], *, real_tokens: int | None, temperature: float
+) -> list[tuple[int, float]]:
+    """The next token of each row and the model's probability of it.
+
+    logits (B, V); randoms: one per row, used where temperature > 0; real_tokens: rows of the vocabulary past
+    these only pad the matrix. Raises JrtError for logits that are not numbers.
+    """
+    real = logits[:, :real_tokens].float().cpu()
+    if bool(real.isnan().any()):
+        raise JrtError("the model's numbers overflowed: take --dtype float32, or bfloat16 on a GPU")
+    probabilities = torch.softmax(real, dim=-1)
+    if temperature <= 0:
+        chosen = real.argmax(-1).tolist()
+    else:
+        scaled = torch.softmax(real / temperature, dim=-1)
+        chosen = [
+            int(torch.multinomial(row, 1, generator=random))
+            for row, random in zip(scaled, randoms, strict=True)
+        ]
+    return [(id, float(row[id])) for id, row in zip(chosen, probabilities, strict=True)]
 
 
 def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jrt_prompts
@@ -12,8 +13,9 @@ from jrtcli.document import DocumentState
 from jrtcli.errors import JrtError, NotResumable, TemplateError, UsageError
 from jrtcli.evidence import CaseRestorer
 from jrtcli.fill import WAYS, Filled, fill
-from jrtcli.generate import Generation
+from jrtcli.generate import Generation, Steps
 from jrtcli.passages import Surest, passages
+from jrtcli.prepared import Prepared, Request
 from jrtcli.tokens import PromptIds, encode_prompt
 
 if TYPE_CHECKING:
@@ -84,11 +86,49 @@ class Reader:
                 f"the encoder of this model reads {region} in one piece, so a state cannot stop inside it:"
                 " take template cq or ccq, or ask without reading ahead"
             )
-        generation = self._generation(Filled(list(ids)), encoder, max_new_tokens=1)
+        generation = self.generation(Request(Filled(list(ids)), encoder), max_new_tokens=1)
         next(generation, None)
         assert generation.state is not None
         seconds = time.perf_counter() - started
         return DocumentState(context, tuple(ids), self.template.name, prompt.reads, generation.state, seconds)
+
+    def prepare(self, source: str | DocumentState, question: str) -> Prepared:
+        """The prompt of one question about a document's text, or about what was read of it; nothing is read.
+
+        Raises UsageError for an empty document or question, JrtError for a DocumentState of another template.
+        """
+        context = source if isinstance(source, str) else source.context
+        prompt = self.prompt(context, question)
+        encoded = encode_prompt(prompt, self.loaded.tokenizer)
+        body = next(span for span in reversed(encoded.spans) if span.role == "context")
+        if isinstance(source, DocumentState):
+            if tuple(encoded.ids[: source.tokens]) != source.ids:
+                raise JrtError(
+                    f"this state was read with template {source.template} ({source.reads} readings):"
+                    f" it is not the beginning of a prompt of {self.template.name} ({prompt.reads} readings)"
+                )
+            requests = [Request(Filled(list(encoded.ids[source.tokens :])), None, source.state)]
+        elif self.window and body.end - body.start > self.window:
+            parts = passages(context, self.loaded.tokenizer, self.window)
+            every = [encode_prompt(self.prompt(part, question), self.loaded.tokenizer) for part in parts]
+            requests = [self._whole(ids) for ids in every]
+            encoded = max(every, key=lambda ids: len(ids.ids))
+        else:
+            requests = [self._whole(encoded)]
+        fields = {
+            "question": question,
+            "prompt": prompt,
+            "template": self.template.name,
+            "reads": prompt.reads,
+            "prompt_tokens": len(encoded.ids),
+            "context_tokens": body.end - body.start,
+            "passages": len(requests),
+            "read_tokens": sum(request.tokens for request in requests),
+            "reused_tokens": source.tokens if isinstance(source, DocumentState) else 0,
+            "padding_tokens": sum(request.filled.padding_tokens for request in requests),
+            "repeated_tokens": sum(request.filled.repeated_tokens for request in requests),
+        }
+        return Prepared(context, tuple(requests), fields)
 
     def ask(
         self,
@@ -100,80 +140,77 @@ class Reader:
     ) -> Asking:
         """Ask about a document's text, or go on from what was read of it; the answer comes token by token.
 
-        on_progress: called with (tokens read, tokens to read) during the prefill. Raises UsageError for an
-        empty document or question, JrtError for a DocumentState of another template.
+        on_progress: called with (tokens read, tokens to read) during the prefill. Raises as `prepare`.
         """
         started = time.perf_counter()
-        context = source if isinstance(source, str) else source.context
-        prompt = self.prompt(context, question)
-        encoded = encode_prompt(prompt, self.loaded.tokenizer)
-        body = next(span for span in reversed(encoded.spans) if span.role == "context")
-        fields = {
-            "question": question,
-            "prompt": prompt,
-            "template": self.template.name,
-            "reads": prompt.reads,
-            "prompt_tokens": len(encoded.ids),
-            "context_tokens": body.end - body.start,
-            "passages": 1,
-            "reused_tokens": 0,
-            "padding_tokens": 0,
-            "repeated_tokens": 0,
-        }
+        return self.start(
+            self.prepare(source, question),
+            max_new_tokens=max_new_tokens,
+            on_progress=on_progress,
+            started=started,
+        )
+
+    def start(
+        self,
+        prepared: Prepared,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_progress: Callable[[int, int], None] | None = None,
+        started: float | None = None,
+    ) -> Asking:
+        """Answer what was prepared. started: of time.perf_counter, from which the first token counts."""
         generation: Generation | Surest
-        if isinstance(source, DocumentState):
-            if tuple(encoded.ids[: source.tokens]) != source.ids:
-                raise JrtError(
-                    f"this state was read with template {source.template} ({source.reads} readings):"
-                    f" it is not the beginning of a prompt of {self.template.name} ({prompt.reads} readings)"
-                )
-            rest = Filled(list(encoded.ids[source.tokens :]))
-            generation = self._generation(
-                rest, None, max_new_tokens=max_new_tokens, state=source.state, on_progress=on_progress
+        if len(prepared.requests) == 1:
+            generation = self.generation(
+                prepared.requests[0], max_new_tokens=max_new_tokens, on_progress=on_progress
             )
-            fields |= {"read_tokens": len(rest.ids), "reused_tokens": source.tokens}
-        elif self.window and body.end - body.start > self.window:
-            parts = passages(context, self.loaded.tokenizer, self.window)
-            prompts = [encode_prompt(self.prompt(part, question), self.loaded.tokenizer) for part in parts]
-            each = [self._whole(ids, max_new_tokens=max_new_tokens) for ids in prompts]
-            decode = self.loaded.tokenizer.decode
-            generation = Surest(
-                [one for one, _ in each],
-                says=lambda token: bool(decode([token]).strip()),
-                on_progress=on_progress,
-            )
-            fields |= {"passages": len(parts), "prompt_tokens": max(len(ids.ids) for ids in prompts)}
-            fields |= {"read_tokens": sum(len(filled.ids) for _, filled in each)}
-            fields |= {"padding_tokens": sum(filled.padding_tokens for _, filled in each)}
-            fields |= {"repeated_tokens": sum(filled.repeated_tokens for _, filled in each)}
         else:
-            generation, filled = self._whole(encoded, max_new_tokens=max_new_tokens, on_progress=on_progress)
-            fields |= {"read_tokens": len(filled.ids), "padding_tokens": filled.padding_tokens}
-            fields |= {"repeated_tokens": filled.repeated_tokens}
+            each = [self.generation(r, max_new_tokens=max_new_tokens) for r in prepared.requests]
+            generation = Surest(each, says=self.says, on_progress=on_progress)
+        return self.asking(prepared, generation, started=started)
+
+    def asking(self, prepared: Prepared, generation: Steps, *, started: float | None = None) -> Asking:
+        """The answer that the steps of a generation become."""
         # A tokenizer that knows no capitals gets them back from the document.
-        restorer = CaseRestorer(context) if self.loaded.tokenizer.lowercases else None
-        return Asking(self.loaded.tokenizer, generation, started=started, restorer=restorer, fields=fields)
+        restorer = CaseRestorer(prepared.context) if self.loaded.tokenizer.lowercases else None
+        return Asking(
+            self.loaded.tokenizer,
+            generation,
+            started=time.perf_counter() if started is None else started,
+            restorer=restorer,
+            fields=prepared.fields,
+        )
 
-    def _whole(self, encoded: PromptIds, **options: Any) -> tuple[Generation, Filled]:
-        """The generation that reads a whole prompt, and the prompt as it is read."""
-        body = next(span for span in reversed(encoded.spans) if span.role == "context")
-        filled = self._filled(encoded, body.start, body.end)
-        return self._generation(filled, self._encoder_length(encoded), **options), filled
+    def says(self, token: int) -> bool:
+        """Whether a first token says something: what the passages of a document are chosen by."""
+        return bool(self.loaded.tokenizer.decode([token]).strip())
 
-    def _generation(self, filled: Filled, encoder: int | None, **options: Any) -> Generation:
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
         eos = self.loaded.tokenizer.eos_id
+        return frozenset() if eos is None else frozenset([eos])
+
+    def generation(self, request: Request, **options: Any) -> Generation:
+        """The steps that follow one request, alone."""
         return Generation(
             self.loaded.model,
-            filled.ids,
-            mask=filled.mask,
-            encoder_length=encoder,
-            reencode=filled.reencode,
-            stop_ids=frozenset() if eos is None else frozenset([eos]),
+            request.filled.ids,
+            mask=request.filled.mask,
+            encoder_length=request.encoder_length,
+            reencode=request.filled.reencode,
+            state=request.state,
+            stop_ids=self.stop_ids,
             real_tokens=self.loaded.real_tokens,
             temperature=self.temperature,
             seed=self.seed,
             **options,
         )
+
+    def _whole(self, encoded: PromptIds) -> Request:
+        """A whole prompt, to be read from nothing."""
+        body = next(span for span in reversed(encoded.spans) if span.role == "context")
+        return Request(self._filled(encoded, body.start, body.end), self._encoder_length(encoded))
 
     def _encoder_length(self, encoded: PromptIds) -> int | None:
         """To the end of the last reading for an encoder of any length; None: the model's own rule."""
