@@ -26,6 +26,13 @@ class Step:
     seconds: float
 
 
+class Overflowed(JrtError):
+    """The logits of a row are not numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's numbers overflowed: take --dtype float32, or bfloat16 on a GPU")
+
+
 class Steps(Protocol):
     """Steps that become an answer, and what they leave behind: the attributes of Generation."""
 
@@ -66,6 +73,8 @@ class Generation(Iterator[Step]):
         temperature: float = 0.0,
         seed: int = 0,
         reencode: bool = False,
+        pause: int = 0,
+        on_pause: Callable[[State], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if not ids:
@@ -84,6 +93,7 @@ class Generation(Iterator[Step]):
         self._stop_ids = stop_ids
         self._temperature = temperature
         self._reencode = reencode
+        self._pause, self._on_pause = pause, on_pause
         self._on_progress = on_progress
         self._random = random_of(seed)
         self._last: int | None = None
@@ -108,7 +118,12 @@ class Generation(Iterator[Step]):
     def _draw(self) -> tuple[int, float]:
         with torch.no_grad():
             logits = self._logits()[None]
-        return choose(logits, [self._random], real_tokens=self._real_tokens, temperature=self._temperature)[0]
+        [chosen] = choose(
+            logits, [self._random], real_tokens=self._real_tokens, temperature=self._temperature
+        )
+        if chosen is None:
+            raise Overflowed
+        return chosen
 
     def __next__(self) -> Step:
         if self.finish_reason is not None or self._left <= 0:
@@ -141,18 +156,29 @@ class Generation(Iterator[Step]):
         return logits[0]
 
     def _prefill(self) -> Tensor:
-        tokens = self._tensor(self._ids)
         options: dict[str, Any] = {}
         if self._encoder_length is not None:
             options["encoder_length"] = self._encoder_length
         if self._mask is not None:
-            options["mask"] = torch.tensor([self._mask], dtype=torch.bool, device=tokens.device)
+            options["mask"] = torch.tensor([self._mask], dtype=torch.bool, device=self.model.device)
+        # Only a first reading can be given a state: `reencode` starts from nothing each time.
+        state = None if self._reencode else self.state
+        if self._pause and not self._reencode:
+            _, state = self._read(0, self._pause, state, options)
+            if self._on_pause is not None:
+                self._on_pause(state)
+            logits, self.state = self._read(self._pause, len(self._ids), state, {})
+        else:
+            logits, self.state = self._read(0, len(self._ids), state, options)
+        return logits[0]
+
+    def _read(
+        self, start: int, end: int, state: State | None, options: dict[str, Any]
+    ) -> tuple[Tensor, State]:
         report, total = self._on_progress, len(self._ids)
         if report is not None:
-            options["on_progress"] = lambda done: report(done, total)
-        # Only a first reading can be given a state: `reencode` starts from nothing each time.
-        logits, self.state = self.model.prefill(tokens, None if self._reencode else self.state, **options)
-        return logits[0]
+            options = options | {"on_progress": lambda done: report(start + done, total)}
+        return self.model.prefill(self._tensor(self._ids[start:end]), state, **options)
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([list(ids)], dtype=torch.int64, device=self.model.device)
@@ -166,15 +192,15 @@ def random_of(seed: int) -> torch.Generator:
 @torch.no_grad()
 def choose(
     logits: Tensor, randoms: Sequence[torch.Generator], *, real_tokens: int | None, temperature: float
-) -> list[tuple[int, float]]:
-    """The next token of each row and the model's probability of it.
+) -> list[tuple[int, float] | None]:
+    """The next token of each row and the model's probability of it; None where its logits are not numbers.
 
     logits (B, V); randoms: one per row, used where temperature > 0; real_tokens: rows of the vocabulary past
-    these only pad the matrix. Raises JrtError for logits that are not numbers.
+    these only pad the matrix.
     """
     real = logits[:, :real_tokens].float().cpu()
-    if bool(real.isnan().any()):
-        raise JrtError("the model's numbers overflowed: take --dtype float32, or bfloat16 on a GPU")
+    bad = real.isnan().any(-1)
+    real = torch.where(bad[:, None], 0.0, real)
     probabilities = torch.softmax(real, dim=-1)
     if temperature <= 0:
         chosen = real.argmax(-1).tolist()
@@ -184,7 +210,10 @@ def choose(
             int(torch.multinomial(row, 1, generator=random))
             for row, random in zip(scaled, randoms, strict=True)
         ]
-    return [(id, float(row[id])) for id, row in zip(chosen, probabilities, strict=True)]
+    return [
+        None if wrong else (id, float(row[id]))
+        for id, row, wrong in zip(chosen, probabilities, bad.tolist(), strict=True)
+    ]
 
 
 def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generation:
@@ -201,6 +230,9 @@ def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generati
         state: what was read before; it is not changed.
         temperature: 0 takes the most probable token; `seed` decides otherwise.
         reencode: read prompt and answer anew for every token (the third way of the paper's Table 4).
+        pause: after so many ids reading stops and goes on; the answer is then, to the last bit, that of a
+            state which was saved there. 0: nowhere.
+        on_pause: called with the state at the pause.
         on_progress: called with (tokens read, tokens of the prompt) during the prefill.
 
     Raises:

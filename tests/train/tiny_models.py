@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from jrtcli.models import architecture
 
 ROWS = 288  # more than the tokenizer has: the last one can stand for masked tokens
 _HYBRID: dict[str, Any] = {
@@ -66,3 +71,20 @@ def save_tokenizer(folder: Path) -> Path:
     path = folder / "tokenizer.json"
     tokenizer.save(str(path))
     return path
+
+
+def save(folder: Path, name: str, *, seed: int = 0) -> Path:
+    """A whole checkpoint folder of an architecture, its weights random and large enough to say something."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model: Any = architecture(name).from_config(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3.0)
+    config, weights = model.to_checkpoint()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({key: x.contiguous() for key, x in weights.items()}, folder / "model.safetensors")
+    (folder / "jrt.json").write_text(json.dumps({"template": "cq", "context_tokens": 2048}))
+    save_tokenizer(folder)
+    return folder
