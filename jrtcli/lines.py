@@ -1,0 +1,121 @@
+"""Physical lines of an input, with bounded memory: what is too long is passed over, not read into memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from jrtcli.compressed import PIECE_BYTES, by_magic, expand, require
+from jrtcli.errors import DocumentError
+
+MAX_LINE_BYTES = 32 * 2**20
+"""A longer line is a mistake (a file without line ends): documents of that size are files of their own."""
+
+_WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line without its end. number: from 1; data: None where it is too long; ended: whether "\\n" came."""
+
+    number: int
+    data: bytes | None
+    bytes: int
+    ended: bool = True
+
+
+def lines(chunks: Iterable[bytes], *, limit: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """The lines of a stream, ended by "\\n"; a last one without an end is a line too. What `chunks` raises
+    comes after the lines before it.
+
+    limit: bytes of the longest line whose data are kept.
+    """
+    number, length = 1, 0
+    kept: list[bytes] = []
+    for chunk in chunks:
+        *whole, last = chunk.split(b"\n")
+        for part in whole:
+            length += len(part)
+            kept.append(part)
+            yield Line(number, b"".join(kept) if length <= limit else None, length)
+            number, kept, length = number + 1, [], 0
+        length += len(last)
+        # Of a line that is too long, nothing is kept.
+        kept = [*kept, last] if length <= limit else []
+    if length:
+        yield Line(number, b"".join(kept) if length <= limit else None, length, ended=False)
+
+
+class Source:
+    """An open input, a path or "-": its content in pieces, expanded where it is gzip or zstd.
+
+    name: for messages. Raises DocumentError where it cannot be opened or is UTF-16, Damaged (compressed.py)
+    in the middle of `chunks`.
+    """
+
+    def __init__(self, path: str | Path, *, stdin: BinaryIO | None = None) -> None:
+        self.path = None if str(path) == "-" else Path(path)
+        self.name = "stdin" if self.path is None else str(path)
+        self._stopped = self._waiting = False
+        self._file = self._open(stdin)
+        # A pipe gives what it has, up to so many bytes; the first read may be short.
+        self._head = self._read()
+        while 0 < len(self._head) < 4 and (more := self._read()):
+            self._head += more
+        self._kind = by_magic(self._head)
+        require(self._kind, self.name)
+        wide = next((name for mark, name in _WIDE_MARKS.items() if self._head.startswith(mark)), None)
+        if wide is not None:
+            raise DocumentError(f"{self.name}: is {wide}: save it as UTF-8, with iconv -f {wide} -t UTF-8")
+
+    def _open(self, stdin: BinaryIO | None) -> BinaryIO:
+        if self.path is None:
+            if stdin is None and sys.stdin is None:
+                raise DocumentError("stdin: is closed: there is nothing to read")
+            return stdin if stdin is not None else sys.stdin.buffer
+        try:
+            return open(self.path, "rb")  # closed at the end of `chunks`
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DocumentError(f"{self.name}: cannot be read: {reason}") from None
+
+    def stop(self) -> None:
+        """Let the content end here. From a signal handler it also ends a read that waits."""
+        self._stopped = True
+        if self._waiting:
+            raise _Stopped
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content, once."""
+        raw = self._raw()
+        yield from raw if self._kind is None else expand(raw, self._kind, self.name)
+
+    def _raw(self) -> Iterator[bytes]:
+        try:
+            chunk = self._head
+            while chunk and not self._stopped:
+                yield chunk
+                chunk = self._read()
+        finally:
+            if self.path is not None:
+                self._file.close()
+
+    def _read(self) -> bytes:
+        if self._stopped:
+            return b""
+        try:
+            self._waiting = True
+            return getattr(self._file, "read1", self._file.read)(PIECE_BYTES)
+        except _Stopped:
+            return b""
+        except OSError as error:
+            raise DocumentError(f"{self.name}: cannot be read: {error.strerror or error}") from None
+        finally:
+            self._waiting = False
+
+
+class _Stopped(Exception):
+    """A read that waited was ended."""
