@@ -17,13 +17,16 @@ from jrtcli.errors import UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("jrtcli.commands.ask:ask", "Answer questions about documents, with a recall report."),
+    "batch": ("jrtcli.commands.batch:batch", "Answer the rows of a file, many at once; go on after a kill."),
     "prompt": ("jrtcli.commands.prompt:prompt", "Show the rewritten prompt, its segments and token counts."),
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
     "probe": ("jrtcli.commands.probe:probe", "Show what order and a second reading change, at equal state."),
+    "batch merge": ("jrtcli.commands.batch_merge:merge", "Make one output of those of shards."),
     "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
 }
-"""name -> ("module:function", one line of help). A new command is one entry here."""
+"""name -> ("module:function", one line of help). A new command is one entry here. "one two" is a command
+too: `jrt one two` runs it before `one` sees its arguments."""
 
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -33,6 +36,8 @@ class LazyGroup(TyperGroup):
     """Lists commands from the table; imports the module of the one that is run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if " ".join(args[:2]) in COMMANDS:
+            args = [" ".join(args[:2]), *args[2:]]
         name, stub, rest = super().resolve_command(ctx, args)
         if name is None or stub is None:
             return name, stub, rest
