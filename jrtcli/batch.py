@@ -145,15 +145,9 @@ class Answerer:
         self._ended = True
         self.batch.stop()
 
-    def answer(
-        self, rows: Iterable[Record | BadRow], *, hold: int = FAILURES_HELD
-    ) -> Iterator[dict[str, Any]]:
-        """An output row for each, in the order in which they are done. An error belongs to its row.
-
-        hold: so many rows that failed before they could be answered come out at once; fewer wait for the next
-        answer.
-        """
-        groups = look_ahead(self._good(rows, hold))
+    def answer(self, rows: Iterable[Record | BadRow]) -> Iterator[dict[str, Any]]:
+        """An output row for each, in the order in which they are done. An error belongs to its row."""
+        groups = look_ahead(self._good(rows))
         more = True
         while more and not self._ended:
             more = False
@@ -171,13 +165,13 @@ class Answerer:
         while self._failed:
             yield self._failed.popleft()
 
-    def _good(self, rows: Iterable[Record | BadRow], hold: int) -> Iterator[Record | None]:
+    def _good(self, rows: Iterable[Record | BadRow]) -> Iterator[Record | None]:
         for row in rows:
             if isinstance(row, Record):
                 yield row
             else:
                 self._failed.append(bad_row(row, run=self.run_hash))
-            if len(self._failed) >= hold:
+            if len(self._failed) >= FAILURES_HELD:
                 yield None
 
     def _pass(self, groups: Iterator[list[Record] | None]) -> Iterator[tuple[_Work, Prepared]]:

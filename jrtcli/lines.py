@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from jrtcli.compressed import PIECE_BYTES, by_magic, expand, require
-from jrtcli.errors import DocumentError
+from jrtcli.compressed import PIECE_BYTES, by_magic, by_suffix, expand, require
+from jrtcli.errors import DocumentError, JrtError
 
 MAX_LINE_BYTES = 32 * 2**20
 """A longer line is a mistake (a file without line ends): documents of that size are files of their own."""
+
+COUNTED_BYTES = 2**32
+"""Of a larger input nobody waits to be told how many rows it has; compressed, a 16th of that."""
 
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -82,6 +87,13 @@ class Source:
             reason = getattr(error, "strerror", None) or str(error)
             raise DocumentError(f"{self.name}: cannot be read: {reason}") from None
 
+    def is_file(self, path: str | Path | int) -> bool:
+        """Whether it is this file, by whatever name or link; an int is an open descriptor."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(path))
+        except (OSError, ValueError):  # no such file, or an input that is none
+            return False
+
     def stop(self) -> None:
         """Let the content end here. From a signal handler it also ends a read that waits."""
         self._stopped = True
@@ -119,3 +131,19 @@ class Source:
 
 class _Stopped(Exception):
     """A read that waited was ended."""
+
+
+def count_lines(path: str | Path) -> int | None:
+    """Lines of a file, as many as can be read; None for one too large to look through."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    limit = COUNTED_BYTES if by_suffix(path) is None else COUNTED_BYTES // 16
+    if path.stat().st_size > limit:
+        return None
+    count, last = 0, b"\n"
+    with suppress(JrtError):
+        for chunk in Source(path).chunks():
+            count += chunk.count(b"\n")
+            last = chunk[-1:]
+    return count + (last != b"\n")

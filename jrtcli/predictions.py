@@ -28,10 +28,10 @@ _MAX_ROW_BYTES = 8 * MAX_LINE_BYTES
 _INSTEAD = "Take another output, or remove this one to begin anew"
 
 
-def dumps(row: Mapping[str, Any]) -> str:
+def dumps(row: Mapping[str, Any], *, ascii_only: bool = False) -> str:
     """A row as one line of JSON that reads back exactly; controls, line separators, reordering marks and lone
     surrogates stand as \\u escapes."""
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(row, ensure_ascii=ascii_only, allow_nan=False)
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 

@@ -141,6 +141,10 @@ class RecordReader(Iterator[Record | BadRow]):
         """Let the rows end here. From a signal handler it also ends a read that waits for input."""
         self._source.stop()
 
+    def is_file(self, path: str | Path | int) -> bool:
+        """Whether the input is this file, by whatever name or link; an int is an open descriptor."""
+        return self._source.is_file(path)
+
     @property
     def notes(self) -> list[str]:
         """What was accepted so far and may not be meant, one sentence each."""
@@ -239,24 +243,22 @@ class RecordReader(Iterator[Record | BadRow]):
         )
         document = fields.context if path is None else path
         self._text(document, context if path is None else row[path])
+        answers = _golds(row.get(fields.answers), fields.answers)
         carried = {name: value for name, value in row.items() if name not in left_out} | extra
+        self.rows += 1
         return Record(
             file=self.name,
             line=line,
-            number=self._count(),
+            number=self.rows - 1,
             id=id,
             question=question,
-            answers=_golds(row.get(fields.answers), fields.answers),
+            answers=answers,
             context=context,
             doc=None if doc is None else str(self._folder / doc),
             state=None if state is None else str(self._folder / state),
             name=fields.context if path is None else row[path],
             carried=carried,
         )
-
-    def _count(self) -> int:
-        self.rows += 1
-        return self.rows - 1
 
     def _text(self, name: str, value: Any) -> None:
         if not isinstance(value, str):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from jrtcli.fill import WAYS
+
 _MACHINE = "Machine and checkpoint"
 
 Model = Annotated[
@@ -52,3 +54,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr bu
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.", metavar="FILE")
 ]
+Fill = Annotated[
+    str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=0,
+        metavar="N",
+        help="Read a longer document in passages of N tokens; 0: whole. Default: the model's own.",
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
