@@ -18,6 +18,8 @@ from jrtcli.errors import UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("jrtcli.commands.ask:ask", "Answer questions about documents, with a recall report."),
     "batch": ("jrtcli.commands.batch:batch", "Answer the rows of a file, many at once; go on after a kill."),
+    "read": ("jrtcli.commands.read:read", "Read a document once, to ask it many questions."),
+    "state": ("jrtcli.commands.state:state", "Look at the saved states of documents, and remove them."),
     "prompt": ("jrtcli.commands.prompt:prompt", "Show the rewritten prompt, its segments and token counts."),
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
@@ -48,6 +50,11 @@ def _load(name: str) -> Any:
     target, summary = COMMANDS[name]
     module, attribute = target.split(":")
     function = getattr(import_module(module), attribute)
+    if isinstance(function, typer.Typer):
+        # A group with commands of its own.
+        group = get_command(function)
+        group.name, group.context_settings = name, _CONTEXT
+        return group
     app = typer.Typer(add_completion=False)
     # The function's docstring is the long help; the table has the short one.
     app.command(name, help=function.__doc__ or summary, context_settings=_CONTEXT)(function)

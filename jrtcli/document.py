@@ -95,19 +95,27 @@ def save_state(path: str | Path, state: DocumentState, *, dtype: str = "float32"
     file that is there is replaced only if it is a state too. Raises StateError.
     """
     path = Path(path)
-    if path.exists():
-        try:
-            read_file(path, whole=False)
-        except ForeignFile:
-            raise StateError(
-                f"{path}: is there and is not a document's state: name another file, or remove it"
-            ) from None
-        except StateError:
-            pass  # a state that was cut off or damaged
+    check_place(path)
     try:
         return write_file(path, state_bytes(state, dtype))
     except OSError as error:
         raise StateError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_place(path: Path) -> None:
+    """Raises StateError where no state may be written: over a file of another kind, or in no folder."""
+    if not path.parent.is_dir():
+        raise StateError(f"{path}: cannot be written: there is no folder {path.parent}")
+    if not path.exists():
+        return
+    try:
+        read_file(path, whole=False)
+    except ForeignFile:
+        raise StateError(
+            f"{path}: is there and is not a document's state: name another file, or remove it"
+        ) from None
+    except StateError:
+        pass  # a state that was cut off or damaged
 
 
 def state_bytes(state: DocumentState, dtype: str = "float32") -> list[bytes | memoryview]:

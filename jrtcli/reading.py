@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jrtcli.errors import NotResumable, StateError, UsageError
@@ -25,7 +27,8 @@ class Reading:
 
     state: what was read of it before, by this reader's model and template; None: looked for in the `cache`,
     if there is one, and kept there by `keep`. Templates that share nothing between questions are read whole,
-    each time. Raises StateError for a state that does not fit.
+    each time. Attributes: `cached`, whether the state came from the cache; `kept_bytes`, of the file that
+    `keep` made; `warning`, why the cache was of no use, if so.
     """
 
     def __init__(
@@ -37,32 +40,34 @@ class Reading:
         cache: StateCache | None = None,
     ) -> None:
         self.reader, self.document, self.state = reader, document, state
-        self.ahead: Ahead | None = None
         self.warning: str | None = None
         self.kept_bytes = 0
-        self._cache = cache
+        self.cached = False
+        self._cache = cache if state is None else None
         self._states: list[State] = []
-        self._seconds = 0.0
-        self._here = False
-        if state is None:
-            with suppress(UsageError, NotResumable):
-                self.ahead = reader.ahead(document)
-        if self.ahead is not None and self.ahead.tokens >= LEAST_TOKENS:
-            self._find(self.ahead)
-        else:
-            self._cache = None
+        self._started = self._seconds = 0.0
+        if self._cache is not None:
+            self._find(self._cache)
 
-    def _find(self, ahead: Ahead) -> None:
-        if self._cache is None:
+    @cached_property
+    def ahead(self) -> Ahead | None:
+        """What can be read before a question is known; None where nothing can."""
+        with suppress(UsageError, NotResumable):
+            return self.reader.ahead(self.document)
+        return None
+
+    def _find(self, cache: StateCache) -> None:
+        if self.ahead is None or self.ahead.tokens < LEAST_TOKENS:
+            self._cache = None
             return
         try:
-            self.state = self._cache.get(ahead.identity, self.reader.loaded)
+            self.state = cache.get(self.ahead.identity, self.reader.loaded)
         except CacheUnavailable as error:
             self.warning, self._cache = str(error), None
         except StateError as error:
             self.warning = f"a state in the cache is not used and will be replaced: {error}"
         if self.state is not None:
-            self._cache = None
+            self.cached, self._cache = True, None
 
     @property
     def source(self) -> str | DocumentState:
@@ -72,31 +77,33 @@ class Reading:
     def ask(self, question: str, **options: Any) -> Asking:
         """The answer to one question, token by token; what it reads first can be kept. Options of
         Reader.ask."""
-        on_read = self._states.append if self._cache is not None and self.state is None else None
+        self._started = time.perf_counter()
+        on_read = self._on_read if self._cache is not None and self.state is None else None
         return self.reader.ask(self.source, question, on_read=on_read, **options)
+
+    def _on_read(self, state: State) -> None:
+        self._states.append(state)
+        self._seconds = time.perf_counter() - self._started
 
     def read(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Read what all questions share, if there is anything and it was not read before."""
-        if self.ahead is not None and self.state is None:
+        if self.state is None and self.ahead is not None:
             self.state = self.reader.read(self.ahead, on_progress=on_progress)
-            self._here = True
 
     def prepare(self, question: str) -> Prepared:
         """One of many questions, to be answered from what `read` left."""
         return self.reader.prepare(self.source, question)
 
-    def keep(self, seconds: float = 0.0) -> None:
-        """Put what was read here into the cache, if it is worth a place; `warning` says why it could not be.
-
-        seconds: what the reading took.
-        """
+    def keep(self) -> None:
+        """Put what was read here into the cache, if it is worth a place; `warning` says why it could not
+        be."""
         cache, ahead, state = self._cache, self.ahead, self.state
         if cache is None or ahead is None:
             return
         if state is None:
             if len(self._states) != len(ahead.parts):
                 return  # interrupted before the end
-            state = ahead.state(self._states, seconds)
+            state = ahead.state(self._states, self._seconds)
         self._cache, self._states = None, []
         try:
             self.kept_bytes = cache.put(state)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from jrtcli import __version__
 from jrtcli.document import About, describe, state_bytes, state_of
 from jrtcli.errors import StateError, UsageError
-from jrtcli.state_file import SUFFIX, read_file, write_all
+from jrtcli.state_file import SUFFIX, MissingFile, read_file, write_all
 
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
@@ -103,11 +103,15 @@ class StateCache:
         """
         name = f"{identity.key}{SUFFIX}"
         with self._opened(make=False) as directory:
-            if directory is None or not _exists(name, directory):
+            if directory is None:
                 return None
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid != os.geteuid():
+            try:
+                file = read_file(name, directory=directory)
+                owner = os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid
+            except (MissingFile, FileNotFoundError):
+                return None
+            if owner != os.geteuid():
                 raise StateError(f"{name}: belongs to another user")
-            file = read_file(name, directory=directory)
             found = describe(file).identity
             if found.key != identity.key:
                 raise StateError(f"{name}: is the state of something else")
@@ -276,11 +280,3 @@ def _remove_stale(directory: int) -> None:
                 with suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE_S:
                         os.unlink(entry.name, dir_fd=directory)
-
-
-def _exists(name: str, directory: int) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True

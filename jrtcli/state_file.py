@@ -42,6 +42,10 @@ class ForeignFile(StateError):
     """A file of something else."""
 
 
+class MissingFile(StateError):
+    """No file at all."""
+
+
 @dataclass(frozen=True)
 class StateFile:
     """The header of a state file, and the file when it was read whole.
@@ -116,11 +120,14 @@ def read_file(path: str | Path, *, whole: bool = True, directory: int | None = N
     flags = os.O_RDONLY | _NO_WAIT | (_NO_FOLLOW if directory is not None else 0)
     try:
         descriptor = os.open(path, flags, dir_fd=directory)
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            raise ForeignFile(f"{name}: is not a document's state but a folder or a device")
         with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                raise ForeignFile(f"{name}: is not a document's state but a folder or a device")
             return _parse(name, file, facts.st_size, whole)
+    except FileNotFoundError:
+        raise MissingFile(f"{name}: there is no such file") from None
     except OSError as error:
         raise StateError(f"{name}: cannot be read: {error.strerror or error}") from None
 
