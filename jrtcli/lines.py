@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -90,7 +91,9 @@ class Source:
     def is_file(self, path: str | Path | int) -> bool:
         """Whether it is this file, by whatever name or link; an int is an open descriptor."""
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(path))
+            found = os.fstat(self._file.fileno())
+            # A terminal, or /dev/null, is read and written by everyone.
+            return stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(path))
         except (OSError, ValueError):  # no such file, or an input that is none
             return False
 

@@ -292,9 +292,22 @@ def test_stdin_is_read_as_it_comes_and_can_be_stopped(
         reader = RecordReader("-", stdin=stdin)
         first = next(reader)  # the pipe is still open
         assert isinstance(first, Record) and first.file == "stdin"
-        assert reader.is_file(reading) and not reader.is_file(tmp_path / "x")
         reader.stop()
         assert len(list(reader)) == 1
+
+
+def test_the_input_by_any_name(tmp_path: Path) -> None:
+    path, link, hard = tmp_path / "in.jsonl", tmp_path / "link", tmp_path / "hard"
+    path.write_text(json.dumps(GOOD))
+    link.symlink_to(path)
+    hard.hardlink_to(path)
+    with open(path, "rb") as stdin:
+        for reader in (RecordReader(path), RecordReader("-", stdin=stdin)):
+            assert all(reader.is_file(name) for name in (path, link, hard, str(path), stdin.fileno()))
+            assert not reader.is_file(tmp_path) and not reader.is_file(tmp_path / "missing")
+    # What is no regular file can be both.
+    assert not RecordReader("/dev/null").is_file("/dev/null")
+    assert not RecordReader("-", stdin=io.BytesIO(b"{}")).is_file(path)
 
 
 def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
