@@ -126,6 +126,10 @@ def state_bytes(state: DocumentState, dtype: str = "float32") -> list[bytes | me
         raise StateError(f"no dtype {dtype!r} for a state: choose {', '.join(STATE_DTYPES)}")
     if state.identity is None or state.order is None:
         raise StateError("this state does not say what it was read with: take one of Reader.read")
+    if state.identity.state_dtype not in ("float32", dtype):
+        raise StateError(
+            f"this state was saved in {state.identity.state_dtype} and is no better: save it so again"
+        )
     moved = state.state.to("cpu", getattr(torch, dtype))
     tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(moved.layers) for name, x in layer.items()}
     for layer, original in zip(moved.layers, state.state.layers, strict=True):

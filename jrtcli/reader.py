@@ -169,7 +169,7 @@ class Reader:
         tokens = end - start
         if count == 1 or (count == 0 and not (self.window and tokens > self.window)):
             return [encoded], tokens
-        parts = passages(context, self.loaded.tokenizer, self.window)
+        parts = passages(context, self._tokenizer, self.window)
         if count and len(parts) != count:
             raise StateError(f"a state of {count} passages of a document that has {len(parts)} here")
         return [self._encode(self.prompt(part, question)) for part in parts], tokens

@@ -135,19 +135,16 @@ class StateCache:
         with self._opened(make=True) as directory:
             assert directory is not None
             self._evict(directory, self.quota_bytes - size, keep=name)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
             try:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
-                try:
-                    write_all(descriptor, pieces)
-                    os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-                except BaseException:
-                    with suppress(OSError):
-                        os.unlink(temporary, dir_fd=directory)
-                    raise
-                os.fsync(directory)
-            except OSError as error:
-                raise self._unavailable(error) from None
+                write_all(descriptor, pieces)
+                os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=directory)
+                raise
+            os.fsync(directory)
         return size
 
     def entries(self) -> list[Entry]:
@@ -173,8 +170,6 @@ class StateCache:
                 os.unlink(f"{key}{SUFFIX}", dir_fd=directory)
             except FileNotFoundError:
                 return False
-            except OSError as error:
-                raise self._unavailable(error) from None
             return True
 
     def prune(self, *, unused_s: float | None = None, dry_run: bool = False) -> list[Entry]:
@@ -215,16 +210,16 @@ class StateCache:
         """
         if not {os.open, os.unlink} <= os.supports_dir_fd:
             raise CacheUnavailable("the cache of states needs a POSIX system: asking without it")
+        descriptor = None
         try:
-            descriptor = self._open(make)
-        except FileNotFoundError:
-            if make:
-                raise self._unavailable(OSError("no such folder")) from None
-            descriptor = None
+            try:
+                descriptor = self._open(make)
+            except FileNotFoundError:
+                if make:
+                    raise
+            yield descriptor
         except OSError as error:
             raise self._unavailable(error) from None
-        try:
-            yield descriptor
         finally:
             if descriptor is not None:
                 os.close(descriptor)

@@ -282,6 +282,9 @@ def test_a_smaller_dtype_is_part_of_the_file(loaded: dict[str, Any], tmp_path: P
     k = state.state.layers[0]["k"]
     assert torch.equal(again.state.layers[0]["k"], k.bfloat16().float())
     assert len(answers(reader, again)) == 4
+    with pytest.raises(StateError, match="saved in bfloat16 and is no better"):
+        save_state(tmp_path / "back.state", again)
+    assert save_state(tmp_path / "again.state", again, dtype="bfloat16") > 0
     large = replace(state, state=state.state.clone())
     large.state.layers[0]["k"].mul_(1e6)
     with pytest.raises(StateError, match="do not fit into float16"):

@@ -51,8 +51,10 @@ def short_rows(report: Report) -> list[tuple[str, str | Spans]]:
     return rows
 
 
-def summary_rows(reports: Sequence[Report], reading: Reading) -> list[tuple[str, str | Spans]]:
-    """What many answers have in common, and their mean scores."""
+def summary_rows(
+    reports: Sequence[Report], reading: Reading, seconds: float
+) -> list[tuple[str, str | Spans]]:
+    """What many answers have in common, and their mean scores. seconds: of answering them all."""
     last = reports[-1]
     rows: list[tuple[str, str | Spans]] = []
     scored = [report.scores for report in reports if report.scores is not None]
@@ -74,6 +76,7 @@ def summary_rows(reports: Sequence[Report], reading: Reading) -> list[tuple[str,
     state = _state(reading, last.answer, many=True)
     if state:
         rows.append(("state", state))
+    rows.append(("speed", f"{len(reports)} questions in {seconds:.2f} s"))
     return [*rows, ("memory", _memory(last)), ("model", _model(last))]
 
 

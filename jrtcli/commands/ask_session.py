@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ class Session:
         done: dict[int, Answer | Exception] = {}
         told = 0
         interrupted = False
+        started = time.perf_counter()
         try:
             with self.console.progress("reading", unit="tokens") as bar:
                 self.reading.read(on_progress=bar.update)
@@ -130,17 +132,18 @@ class Session:
                         done[number] = answer
                         bar.update(len(done))
                 while told in done:
-                    self._tell(questions[told], done[told])
-                    told += 1
+                    told += 1  # first: what Ctrl-C cuts off is not told twice
+                    self._tell(questions[told - 1], done[told - 1])
         except KeyboardInterrupt:
             interrupted = True
         failed = sum(isinstance(answer, Exception) for answer in done.values())
         for number in range(told, max(done, default=-1) + 1):
             # Of those that were answered out of turn; a line stays empty for each that was not.
             self._tell(questions[number], done.get(number))
-        if not self.json and self.rows:
+        if not self.json and self._reports:
             self.console.note()
-            self.console.report(summary_rows(self._reports, self.reading))
+            seconds = time.perf_counter() - started
+            self.console.report(summary_rows(self._reports, self.reading, seconds))
         return EXIT_INTERRUPTED if interrupted else EXIT_SOME_ROWS_FAILED if failed else 0
 
     def _tell(self, question: Question, answer: Answer | Exception | None) -> None:

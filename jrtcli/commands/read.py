@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from jrtcli.commands.ask import Window, load, open_cache, read_documents, templa
 from jrtcli.commands.ask_report import bytes_size
 from jrtcli.console import Console
 from jrtcli.document import STATE_DTYPES, check_place, save_state
-from jrtcli.errors import UsageError
+from jrtcli.errors import StateError, UsageError
 from jrtcli.state_cache import LEAST_TOKENS
 
 if TYPE_CHECKING:
@@ -90,11 +91,18 @@ def read(
             f"{document.name} gives {ahead.tokens:,} tokens to share: fewer than {LEAST_TOKENS} are not worth"
             " a place in the cache; name a file with -o FILE"
         )
-    with console.progress("reading", unit="tokens") as bar:
-        state = reader.read(ahead, on_progress=bar.update)
+    state = None
+    if cache is not None:
+        with suppress(StateError):  # what is wrong with the cache is said where the state is put there
+            state = cache.get(ahead.identity, loaded)
+    there = state is not None
+    if state is None:
+        with console.progress("reading", unit="tokens") as bar:
+            state = reader.read(ahead, on_progress=bar.update)
     if output is None:
         assert cache is not None
         size, place = _into(cache, state), f"cache, {ahead.identity.key[:8]}"
+        place += ", where it was already" * there
     else:
         size, place = save_state(output, state, dtype=state_dtype), str(output)
     if json:

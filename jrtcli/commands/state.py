@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jrtcli import __version__
 from jrtcli.commands import options
 from jrtcli.commands.ask import load, of_state, read_documents
 from jrtcli.commands.ask_report import bytes_size
@@ -180,6 +181,7 @@ def _verify(
 
     file = _read(name)
     about = describe(file)
+    about.identity.check({"jrt": __version__}, name)
     if document is not None:
         about.identity.check({"document_sha256": text_sha256(document.text)}, name)
     if model is None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-# Before `says` replaces what they import of each other.
+# Imported here, before `says` replaces what one takes from the other.
+from jrtcli import batching, generate
 
 
 @pytest.fixture
@@ -36,6 +37,6 @@ def says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             chosen.append((plans[id(random)].pop(0), 0.9))
         return chosen
 
-    monkeypatch.setattr("jrtcli.generate.choose", choose)
-    monkeypatch.setattr("jrtcli.batching.choose", choose)
+    monkeypatch.setattr(generate, "choose", choose)
+    monkeypatch.setattr(batching, "choose", choose)
     return lambda *texts: queue.extend(texts)

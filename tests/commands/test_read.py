@@ -87,6 +87,8 @@ def test_without_a_file_it_is_kept_for_the_next_asking(
     assert read("--template", "ccq") == 0
     capsys.readouterr()
     assert len(list(cache.iterdir())) == 1
+    assert read("--template", "ccq") == 0
+    assert "where it was already" in capsys.readouterr().err
     asked = ["ask", "-d", str(document), "-Q", "Who?", "-m", str(folder), "-t", "ccq"]
     assert main(asked) == 0
     assert "tokens reused (cache, " in capsys.readouterr().err
