@@ -57,8 +57,13 @@ def _load(name: str) -> Any:
         return group
     app = typer.Typer(add_completion=False)
     # The function's docstring is the long help; the table has the short one.
-    app.command(name, help=function.__doc__ or summary, context_settings=_CONTEXT)(function)
+    app.command(name, help=_paragraphs(function.__doc__ or summary), context_settings=_CONTEXT)(function)
     return get_command(app)
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose paragraphs are one line each, for the help to fold to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _version(value: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Session:
         self.max_new_tokens, self.json = max_new_tokens, json
         self.rows: list[dict[str, Any]] = []
         self._reports: list[Report] = []
+        self._warned: set[str] = set()
 
     def run(self, questions: Sequence[Question]) -> int:
         """Answer all; Ctrl-C keeps what was said so far."""
@@ -164,7 +166,11 @@ class Session:
         if not self.json:
             self.console.report(short_rows(report))
             for warning in report.warnings:
-                self.console.warn(warning)
+                # The same words with other numbers say nothing new the second time.
+                words = re.sub(r"[\d,]+", "", warning)
+                if words not in self._warned:
+                    self.console.warn(warning)
+                self._warned.add(words)
 
     def _note(self, report: Report, question: Question) -> None:
         from jrtcli.report import row

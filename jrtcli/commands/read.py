@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jrtcli.state_cache import StateCache
 
 Docs = Annotated[
-    list[str], typer.Argument(metavar="DOC...", help="A document; several become one; - reads stdin.")
+    list[str], typer.Argument(metavar="DOC", help="A document; several become one; - reads stdin.")
 ]
 Output = Annotated[
     Path | None,

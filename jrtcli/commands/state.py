@@ -28,7 +28,7 @@ DROPPABLE = ("template", "size", "used", "model")
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="STATE...", help="Files, or the first characters of names in the cache."),
+    typer.Argument(metavar="STATE", help="Files, or the first characters of names in the cache."),
 ]
 All = Annotated[bool, typer.Option("--all", help="Everything in the cache.")]
 Unused = Annotated[

@@ -218,6 +218,14 @@ def test_ctrl_c_among_many_questions_keeps_those_that_were_answered(
     assert [row["id"] for row in json.loads(capsys.readouterr().out)] == ["1", "3"]
 
 
+def test_a_warning_of_many_questions_is_said_once(
+    ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask("-Q", "Second?", "-Q", "Third?", "--max-new-tokens", "2", "-t", "cloze-cq") == 0
+    err = capsys.readouterr().err
+    assert err.count("the answer was cut after 2 tokens") == 1 and err.count("confidence") == 3
+
+
 def test_a_question_that_fails_is_one_row(
     ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
