@@ -115,6 +115,18 @@ def test_a_document_read_in_passages_keeps_a_state_of_each(
         Reader(loaded[kind], template=template("ccq"), window=0).ask(again, QUESTION)
 
 
+@pytest.mark.parametrize("kind", ["mamba2", "transformer"])
+def test_a_model_in_bfloat16_goes_on_from_its_own_states_only(
+    kind: str, loaded: dict[str, Any], tmp_path: Path
+) -> None:
+    model = jrtcli.load(loaded[kind].folder, dtype="bfloat16")
+    reader = Reader(model, template=template("ccq"))
+    save_state(tmp_path / "s.state", reader.read(TEXT))
+    assert answers(reader, load_state(tmp_path / "s.state", model)) == answers(reader, TEXT)
+    with pytest.raises(StateError, match="dtype bfloat16 in the state, float32 here"):
+        load_state(tmp_path / "s.state", loaded[kind])
+
+
 def test_what_a_fresh_run_reads_on_its_way_is_the_state(loaded: dict[str, Any]) -> None:
     reader = Reader(loaded["gla"], template=template("ccq"))
     kept: list[Any] = []
