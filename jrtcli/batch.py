@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,8 +103,9 @@ class Answerer:
     """Answers rows with one loaded model.
 
     loaded: the model of `settings`, where it is loaded already. Attributes: `run`, what the answers depend
-    on (run_key), and `run_hash`; `batch`, with the numbers of rows and tokens at once. Raises as
-    jrtcli.checkpoint.load and jrtcli.reader.Reader.
+    on (run_key), and `run_hash`; `batch`, with the numbers of rows and tokens at once; `idle`, to be set: a
+    function that says whether the next row has to be waited for, so that those at hand are answered
+    meanwhile. Raises as jrtcli.checkpoint.load and jrtcli.reader.Reader.
     """
 
     def __init__(self, settings: BatchSettings, *, loaded: Loaded | None = None) -> None:
@@ -131,6 +132,7 @@ class Answerer:
         self.run = run_key(settings, self.reader)
         self.run_hash = run_hash(self.run)
         self.batch = Batch(self.reader, rows=settings.batch_size, max_new_tokens=settings.max_new_tokens)
+        self.idle: Callable[[], bool] = _never
         self._shared_tokens = 0
         self._failed: deque[dict[str, Any]] = deque()
         self._ended = False
@@ -171,15 +173,15 @@ class Answerer:
                 yield row
             else:
                 self._failed.append(bad_row(row, run=self.run_hash))
-            if len(self._failed) >= FAILURES_HELD:
+            if len(self._failed) >= FAILURES_HELD or self.idle():
                 yield None
 
     def _pass(self, groups: Iterator[list[Record] | None]) -> Iterator[tuple[_Work, Prepared]]:
-        """What is to be answered, up to a pause or the end. As many documents as the batch has rows, or
-        tokens, are read ahead at once."""
+        """What is to be answered, up to a pause or the end. Documents are read ahead together, for as many
+        rows, or tokens, as the batch has."""
         self._paused = False
         held: list[_Group] = []
-        tokens = 0
+        rows = tokens = 0
         for records in groups:
             if self._ended:
                 return
@@ -191,9 +193,10 @@ class Answerer:
                 continue
             held.append(group)
             tokens += group.ahead.tokens if group.ahead is not None else 0
-            if len(held) >= self.batch.rows or tokens >= self.batch.tokens:
+            rows += len(records)
+            if rows >= self.batch.rows or tokens >= self.batch.tokens:
                 yield from self._prepared(held)
-                held, tokens = [], 0
+                held, rows, tokens = [], 0, 0
         yield from self._prepared(held)
 
     def _group(self, records: list[Record]) -> _Group | None:
@@ -245,6 +248,10 @@ class Answerer:
         # Of what was not foreseen only the type: its message may quote the document.
         message = f"{type(error).__name__}, a fault of jrt" if kind == "unexpected" else str(error)
         return failed_row(record, kind, message, run=self.run_hash)
+
+
+def _never() -> bool:
+    return False
 
 
 def _check_file(path: str, name: str) -> None:

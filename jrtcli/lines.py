@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ MAX_LINE_BYTES = 32 * 2**20
 COUNTED_BYTES = 2**32
 """Of a larger input nobody waits to be told how many rows it has; compressed, a 16th of that."""
 
+PATIENCE_S = 0.05
+"""A pipe that has nothing for so long lets its reader wait."""
+
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -33,26 +38,58 @@ class Line:
     ended: bool = True
 
 
-def lines(chunks: Iterable[bytes], *, limit: int = MAX_LINE_BYTES) -> Iterator[Line]:
+class Lines(Iterator[Line]):
     """The lines of a stream, ended by "\\n"; a last one without an end is a line too. What `chunks` raises
     comes after the lines before it.
 
-    limit: bytes of the longest line whose data are kept.
+    limit: bytes of the longest line whose data are kept. Attribute `pending`: whole lines at hand, that need
+    no further chunk.
     """
-    number, length = 1, 0
-    kept: list[bytes] = []
-    for chunk in chunks:
-        *whole, last = chunk.split(b"\n")
-        for part in whole:
-            length += len(part)
-            kept.append(part)
-            yield Line(number, b"".join(kept) if length <= limit else None, length)
-            number, kept, length = number + 1, [], 0
-        length += len(last)
+
+    def __init__(self, chunks: Iterable[bytes], *, limit: int = MAX_LINE_BYTES) -> None:
+        self._chunks, self._limit = iter(chunks), limit
+        self._parts: deque[bytes] = deque()
+        self._kept: list[bytes] = []
+        self._bytes = self._number = 0
+
+    @property
+    def pending(self) -> int:
+        return len(self._parts)
+
+    def __next__(self) -> Line:
+        while not self._parts:
+            try:
+                chunk = next(self._chunks, None)
+            except BaseException:
+                self._kept, self._bytes = [], 0  # half of a line is none
+                raise
+            if chunk is None:
+                if not self._bytes:
+                    raise StopIteration
+                return self._line(ended=False)
+            *whole, last = chunk.split(b"\n")
+            if whole:
+                self._parts.extend(whole)
+                self._rest = last
+            else:
+                self._add(last)
+        self._add(self._parts.popleft())
+        line = self._line()
+        if not self._parts:
+            self._add(self._rest)
+        return line
+
+    def _add(self, part: bytes) -> None:
+        self._bytes += len(part)
         # Of a line that is too long, nothing is kept.
-        kept = [*kept, last] if length <= limit else []
-    if length:
-        yield Line(number, b"".join(kept) if length <= limit else None, length, ended=False)
+        self._kept = [*self._kept, part] if self._bytes <= self._limit else []
+
+    def _line(self, *, ended: bool = True) -> Line:
+        self._number += 1
+        data = b"".join(self._kept) if self._bytes <= self._limit else None
+        line = Line(self._number, data, self._bytes, ended)
+        self._kept, self._bytes = [], 0
+        return line
 
 
 class Source:
@@ -95,6 +132,16 @@ class Source:
             # A terminal, or /dev/null, is read and written by everyone.
             return stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(path))
         except (OSError, ValueError):  # no such file, or an input that is none
+            return False
+
+    def would_wait(self) -> bool:
+        """Whether a pipe or a terminal has nothing to read for the moment."""
+        try:
+            descriptor = self._file.fileno()
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
+            return not select.select([descriptor], [], [], PATIENCE_S)[0]
+        except (OSError, ValueError):  # an input that is no file of the system
             return False
 
     def stop(self) -> None:

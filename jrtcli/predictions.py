@@ -18,7 +18,7 @@ from typing import Any
 from jrtcli.appended import AppendedFile
 from jrtcli.compressed import Damaged, by_magic
 from jrtcli.errors import JrtError, UsageError
-from jrtcli.lines import MAX_LINE_BYTES, Source, lines
+from jrtcli.lines import MAX_LINE_BYTES, Lines, Source
 from jrtcli.manifest import differences, manifest_path, read_manifest, run_hash, write_manifest
 from jrtcli.records import BadRow, Record, id_digest
 
@@ -47,7 +47,7 @@ class Rows(Iterator[tuple[bytes, dict[str, Any]]]):
         self.path = Path(path)
         self.bytes = 0
         self.torn = False
-        self._lines = lines(Source(self.path).chunks(), limit=_MAX_ROW_BYTES)
+        self._lines = Lines(Source(self.path).chunks(), limit=_MAX_ROW_BYTES)
 
     def __next__(self) -> tuple[bytes, dict[str, Any]]:
         try:

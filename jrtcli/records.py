@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from jrtcli.chat_rows import ANSWERS_DEPEND_ON, chat, is_chat
 from jrtcli.compressed import Damaged
 from jrtcli.errors import DocumentError
-from jrtcli.lines import MAX_LINE_BYTES, Line, Source, lines
+from jrtcli.lines import MAX_LINE_BYTES, Line, Lines, Source
 from jrtcli.strict_json import Wrong, kind_of, parse
 
 _BOM = b"\xef\xbb\xbf"
@@ -134,12 +134,16 @@ class RecordReader(Iterator[Record | BadRow]):
         self._folder = Path.cwd() if self._source.path is None else self._source.path.absolute().parent
         self._ids: dict[bytes, int] = {}  # digest of an id -> the line it stands on
         self._marks = self._returns = self._chats = 0
-        self._lines = lines(self._source.chunks())
+        self._lines = Lines(self._source.chunks())
         self._line = 0
 
     def stop(self) -> None:
         """Let the rows end here. From a signal handler it also ends a read that waits for input."""
         self._source.stop()
+
+    def would_wait(self) -> bool:
+        """Whether the next row has to be waited for: a pipe has nothing to give for the moment."""
+        return not self._lines.pending and self._source.would_wait()
 
     def is_file(self, path: str | Path | int) -> bool:
         """Whether the input is this file, by whatever name or link; an int is an open descriptor."""

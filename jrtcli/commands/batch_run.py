@@ -65,6 +65,9 @@ class BatchRun:
     ) -> None:
         self.console, self.reader, self.engine, self.output = console, reader, engine, output
         self.ordered, self.strict, self.take, self.total = ordered, strict, take, total
+        if hasattr(engine, "idle"):
+            # It looks ahead: a pipe that pauses must not keep it from the rows it has.
+            engine.idle = reader.would_wait
         self.tally = Tally()
         self._stopped = self._interrupted = False
         self._shown = 0.0
