@@ -104,7 +104,7 @@ class AppendedFile:
             try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise UsageError(f"{self.name}: is no regular file")
+                    raise UsageError(f"{self.name}: is no regular file: redirect stdout there")
                 self._lock(descriptor)
                 # Another process may have replaced the file between the two.
                 if self.path.exists() and os.path.samestat(found, self.path.stat()):

@@ -354,6 +354,47 @@ def test_a_closed_pipe_ends_it_quietly(folder: Path, source: Path) -> None:
     assert done.returncode in (0, 141) and done.stderr == "" and len(done.stdout.splitlines()) == 1
 
 
+def test_thousands_of_broken_lines_leave_no_traceback(
+    batch: Callable[..., int], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = random.Random(5)
+    good = json.dumps({**ROWS[0], "weight": 0.5, "tags": ["a", None]}).encode()
+    pieces = [
+        b'"',
+        b"{",
+        b"]",
+        b"NaN",
+        b"1e999",
+        b"\\ud800",
+        b"\0",
+        b"\xff",
+        b"\r",
+        b"\xef\xbb\xbf",
+        b"\x1b[2J",
+    ]
+    lines = []
+    for number in range(3000):
+        line = bytearray(good.replace(b'"id": 0', b'"id": %d' % number))
+        for _ in range(draw.choice((1, 2, 3, 8))):
+            at = draw.randrange(len(line))
+            if draw.random() < 0.6:
+                line[at:at] = draw.choice(pieces)
+            else:
+                del line[at : at + draw.randrange(1, 9)]
+        lines.append(bytes(line).replace(b"\n", b""))
+    source.write_bytes(b"\n".join(lines))
+    out = tmp_path / "out.jsonl"
+    assert batch("-o", out, "--ordered", "-b", "32") == 3
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "\x1b" not in said and "bad_json" in said
+    rows = read(out)
+    assert len(rows) == 3000
+    failed = {row["error"]["line"]: row for row in rows if "error" in row}
+    assert 2000 < len(failed) < 3000
+    assert not {row["error"]["kind"] for row in failed.values()} & {"model", "unexpected"}
+    assert all(rows[line - 1] is row for line, row in failed.items())
+
+
 def test_a_summary() -> None:
     tally = Tally()
     for value in (1.0, 0.0, 1.0, 1.0):
