@@ -22,6 +22,10 @@ class Settings:
 
     folder: str
     device: str = "cpu"
+    dtype: str = "auto"
+    model: None = None
+    tokenizer: None = None
+    template: None = None
 
 
 class Scripted:

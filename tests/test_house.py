@@ -48,7 +48,7 @@ ONLY_IN = {
     "click": r"jrtcli\.(cli|commands)(\..*)?",
     "rich": r"jrtcli\.console",
     "accelerate": r"jrtcli\.train\.loop",
-    "ray": r"jrtcli\.ray_engine",
+    "ray": r"jrtcli\.ray_(engine|actor)",
     "triton": r"jrt_kernels\..*\.triton",
     "numba": r"jrt_kernels\..*\.numba",
     "fla": r"jrt_kernels\..*\.fla",

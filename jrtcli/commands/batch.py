@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from jrtcli.commands import options
-from jrtcli.commands.ask import load
+from jrtcli.commands.batch_engine import (
+    AddressOption,
+    EngineOption,
+    ShardOption,
+    WorkersOption,
+    check_engine,
+    opened,
+    place,
+)
 from jrtcli.commands.batch_run import BatchRun
 from jrtcli.console import Console
 from jrtcli.errors import JrtError, TemplateError, UsageError
@@ -51,6 +59,10 @@ def batch(
     batch_size: BatchSize = "auto",
     ordered: Ordered = False,
     strict: Strict = False,
+    shard: ShardOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     quiet: options.Quiet = False,
     id_field: Annotated[str, _field("id", "Tells rows apart.")] = "id",
     context_field: Annotated[str, _field("context", "The document's text.")] = "context",
@@ -78,13 +90,12 @@ def batch(
     if len(set(vars(fields).values())) < len(vars(fields)):
         raise UsageError("two of the fields of a row have the same name: give each --...-field another")
     rows = RecordReader(source, fields)
-    _check_output(rows, output)
+    check_engine(engine, address)
     console = Console(quiet=quiet)
-    loaded = load(
-        console, model, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
-    )
+    placement = place(console, shard, output)
+    _check_output(rows, placement.output)
 
-    from jrtcli.batch import Answerer, BatchSettings
+    from jrtcli.batch import BatchSettings
 
     settings = BatchSettings(
         model=model,
@@ -102,10 +113,13 @@ def batch(
         seed=seed,
         batch_size=rows_at_once,
     )
-    answerer = Answerer(settings, loaded=loaded)
-    total = None if source == "-" else count_lines(source)
-    run = BatchRun(console, rows, answerer, output, ordered=ordered, strict=strict, total=total)
-    return run.run(about={"model": loaded.name})
+    total = placement.total(None if source == "-" else count_lines(source))
+    with opened(console, settings, engine=engine, workers=workers, address=address) as answerer:
+        take = placement.take(console, answerer.run)
+        run = BatchRun(
+            console, rows, answerer, placement.output, ordered=ordered, strict=strict, take=take, total=total
+        )
+        return run.run(about={"model": model, **placement.about()})
 
 
 def _batch_size(text: str) -> int | None:
