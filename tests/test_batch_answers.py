@@ -109,6 +109,14 @@ def test_as_one_at_a_time(every_model: Any, tmp_path: Path) -> None:
     assert not shared & {"qcq", "qccq"}
 
 
+@pytest.mark.parametrize("fill", ["twice", "pad", "iterate"])
+def test_an_encoder_of_fixed_length(fill: str, tmp_path: Path) -> None:
+    folder = _load("tiny_checkpoint").save(tmp_path / "model", "jrt_rnn", enc_length=96)
+    settings = BatchSettings(max_new_tokens=6, fill=fill, template="cq", batch_size=3)
+    answerer = Answerer(settings, loaded=jrtcli.load(folder))
+    assert answered(list(answerer.answer(records(rows(), tmp_path)))) == alone(answerer.reader, rows())
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3, 64, None])
 def test_whatever_the_batch_and_the_order(model: Any, rows_at_once: int | None, tmp_path: Path) -> None:
     made = rows(7)
