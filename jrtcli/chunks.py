@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from jrtcli.records import BadRow, Record
 
@@ -14,23 +14,36 @@ ROWS = {"cpu": 64, "cuda": 1024}
 next chunk with a batch half empty."""
 
 
+def never() -> bool:
+    """Rows of a file are never waited for."""
+    return False
+
+
 class Chunks(Iterator[list[Row]]):
     """Guided self-scheduling (Polychronopoulos and Kuck, 1987): a chunk is a share of the rows in view.
 
     rows: looked ahead as far as two chunks for each worker. While the input goes on, chunks have `most` rows;
     towards its end fewer and fewer, so that all workers finish together. Consecutive rows about one document
-    stay together, up to twice that size: its reading is shared inside a chunk only.
+    stay together, up to twice that size: its reading is shared inside a chunk only. idle: says whether the
+    next row has to be waited for; the rows at hand are handed out meanwhile.
     """
 
-    def __init__(self, rows: Iterable[Row], *, workers: int, most: int) -> None:
+    def __init__(
+        self, rows: Iterable[Row], *, workers: int, most: int, idle: Callable[[], bool] = never
+    ) -> None:
         self._rows = iter(rows)
-        self._workers, self._most = workers, most
+        self._workers, self._most, self._idle = workers, most, idle
         self._view: deque[Row] = deque()
         self._ended = False
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next chunk, or the end, is there without waiting."""
+        return bool(self._view) or self._ended or not self._idle()
+
     def __next__(self) -> list[Row]:
         room = 2 * self._most * self._workers
-        while not self._ended and len(self._view) < room:
+        while not self._ended and len(self._view) < room and not (self._view and self._idle()):
             row = next(self._rows, None)
             if row is None:
                 self._ended = True

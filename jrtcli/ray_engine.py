@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jrtcli.chunks import ROWS, Chunks, Row
+from jrtcli.chunks import ROWS, Chunks, Row, never
 from jrtcli.desk import Desk
 from jrtcli.errors import JrtError, UsageError
 from jrtcli.manifest import run_hash
@@ -47,8 +47,8 @@ class RayEngine:
     it has none, one for each node. address: of the cluster ("auto", "host:port"); None: RAY_ADDRESS, else a
     cluster on this machine alone, which ends with the run. note: told what happens, a line each. answerer:
     "module:attribute" of what an actor calls with the settings. Attributes: `run`, what the answers depend
-    on, and `run_hash`; `tokens_read`. Raises UsageError without Ray, JrtError where there is no cluster at
-    the address or no actor can load the model.
+    on, and `run_hash`; `tokens_read`; `idle`, to be set: whether the next row has to be waited for. Raises
+    UsageError without Ray, JrtError where there is no cluster at the address or no actor can load the model.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RayEngine:
         self._given: dict[int, int] = {}
         self._stopped = False
         self.tokens_read = 0
+        self.idle: Callable[[], bool] = never
         self._open = ExitStack()
         try:
             self._connect(address)
@@ -83,11 +84,13 @@ class RayEngine:
     def answer(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """An output row for each, in the order in which their chunks are done. Raises JrtError where Ray
         gives up."""
-        chunks = Chunks(rows, workers=self.actors, most=self._most)
+        chunks = Chunks(rows, workers=self.actors, most=self._most, idle=self.idle)
         ended = False
         # Two chunks for each actor: the next one is there when one is done.
         while True:
             while not ended and not self._stopped and len(self._given) < 2 * self.actors:
+                if self._given and not chunks.at_hand:
+                    break  # answers may come before the next row does
                 chunk = next(chunks, None)
                 if chunk is None:
                     ended = True

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from jrtcli.chunks import ROWS, Chunks, Row
+from jrtcli.chunks import ROWS, Chunks, Row, never
 from jrtcli.errors import JrtError, UsageError
 from jrtcli.manifest import run_hash
 from jrtcli.output_rows import bad_row, failed_row
@@ -100,7 +100,8 @@ class Workers:
     settings: of every worker. gpus: the n-th worker sees the n-th of them, in turn; None: all that are
     visible, unless `settings.device` names one device. note: told what happens to the workers, a line each.
     answerer: "module:attribute" of what a worker calls with the settings. Attributes: `run`, what the answers
-    depend on, and `run_hash`; `tokens_read`. Raises JrtError where no worker can load the model.
+    depend on, and `run_hash`; `tokens_read`; `idle`, to be set: whether the next row has to be waited for.
+    Raises JrtError where no worker can load the model.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Workers:
         self._barren = 0
         self._tokens_of_the_dead = 0
         self._stopped = self._ended = False
+        self.idle: Callable[[], bool] = never
         self._run: dict[str, Any] | None = None
         try:
             for place in self._places:
@@ -167,7 +169,7 @@ class Workers:
         Raises JrtError where workers die one after the other and no row is answered in between.
         """
         self._ended = False
-        chunks = Chunks(rows, workers=len(self._places), most=self._most)
+        chunks = Chunks(rows, workers=len(self._places), most=self._most, idle=self.idle)
         while self._hand_out(chunks):
             yield from self._hear()
 
@@ -212,10 +214,12 @@ class Workers:
         place.process, place.connection, place.control = process, here, control
         place.ready, place.reason = False, None
 
-    def _hand_out(self, chunks: Iterator[list[Row]]) -> bool:
+    def _hand_out(self, chunks: Chunks) -> bool:
         """Give each idle worker its next rows. Returns whether there is something to wait for."""
         for place in self._live():
             if place.ready and not place.busy and not self._stopped:
+                if not self._suspects and any(one.busy for one in self._places) and not chunks.at_hand:
+                    break  # answers may come before the next row does
                 chunk = self._suspects.popleft() if self._suspects else next(chunks, None)
                 if chunk is None:
                     self._ended = True

@@ -92,6 +92,24 @@ def test_chunks_look_ahead_no_further_than_they_must() -> None:
     assert len(seen) == 32
 
 
+def test_chunks_do_not_wait_for_a_pipe_that_pauses() -> None:
+    at_hand = 5
+    pulled: list[int] = []
+
+    def rows() -> Iterator[Record]:
+        for i in range(20):
+            pulled.append(i)
+            yield record(i)
+
+    chunks = Chunks(rows(), workers=1, most=8, idle=lambda: len(pulled) >= at_hand)
+    given = [row.number for _ in range(3) for row in next(chunks)]
+    assert given == list(range(5)) and len(pulled) == 5
+    assert not chunks.at_hand
+    at_hand = 20
+    assert chunks.at_hand
+    assert len([row for chunk in chunks for row in chunk]) == 15
+
+
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "", "1.5", "9999"])
 def test_a_wrong_number_of_workers_is_a_usage_error(asked: str) -> None:
     with pytest.raises(UsageError, match="--workers"):
@@ -168,7 +186,12 @@ def test_stop_finishes_what_is_in_flight(start: Callable[..., Workers], tmp_path
     workers = start(2)
     rows = []
     questions = ["wait"] * 50
-    stopping = threading.Thread(target=lambda: (until((tmp_path / "waiting").exists), workers.stop()))
+
+    def stop() -> None:
+        until((tmp_path / "waiting").exists)
+        workers.stop()
+
+    stopping = threading.Thread(target=stop)
     stopping.start()
     given = iter(workers.answer(records(questions)))
     going = threading.Timer(0.5, (tmp_path / "go").touch)

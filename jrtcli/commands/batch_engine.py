@@ -87,7 +87,8 @@ class Placement:
             return iter
         elsewhere = Elsewhere(self.whole_output, shard, run)
         if elsewhere.files:
-            console.note(f"rows that {len(elsewhere.files)} other outputs have answered are left out")
+            files = f"{len(elsewhere.files)} file{'s' * (len(elsewhere.files) > 1)}"
+            console.note(f"rows that other outputs have answered are left out ({files})")
         return lambda rows: elsewhere.remaining(shard.take(rows))
 
 
@@ -98,7 +99,7 @@ def place(console: Console, option: str | None, output: str) -> Placement:
         beside = [] if output == "-" else [path for path in outputs(output) if str(path) != output]
         if beside:
             console.note(
-                f"{len(beside)} outputs of shards lie beside {output}: `jrt batch merge --partial {output}`"
+                f"outputs of shards lie beside {output} ({len(beside)}): `jrt batch merge --partial {output}`"
                 " takes their rows over"
             )
         return Placement(output, output)
