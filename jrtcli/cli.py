@@ -24,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
     "probe": ("jrtcli.commands.probe:probe", "Show what order and a second reading change, at equal state."),
+    "eval perplexity": (
+        "jrtcli.commands.eval_perplexity:perplexity",
+        "Perplexity of texts: recalled bigrams, and the rest.",
+    ),
     "batch merge": ("jrtcli.commands.batch_merge:merge", "Make one output of those of shards."),
     "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
 }

@@ -30,6 +30,8 @@ FLOORS = {
     "jrtcli.batch": 3,
     "jrtcli.bench": 3,
     "jrtcli.evaluate": 3,
+    "jrtcli.perplexity": 3,
+    "jrtcli.perplexity_figure": 3,
     "jrtcli.probe": 3,
     "jrtcli.tasks": 3,
     "jrtcli.ray_engine": 3,
