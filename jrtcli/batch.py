@@ -207,7 +207,7 @@ class Answerer:
             self._fail(records, error)
             return None
         ahead = None
-        if state is None and len(records) > 1:
+        if state is None and len(records) > 1 and all(record.prompt is None for record in records):
             # This template, or this model, may have nothing to share.
             with suppress(UsageError, NotResumable):
                 ahead = self.reader.ahead(document)
@@ -237,7 +237,7 @@ class Answerer:
             source = group.state or read.get(id(group)) or group.document.text
             for record in group.records:
                 try:
-                    prepared = self.reader.prepare(source, record.question)
+                    prepared = self.reader.prepare(source, record.question, prompt=record.prompt)
                 except Exception as error:
                     self._fail([record], error)
                 else:

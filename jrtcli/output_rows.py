@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from jrtcli.source import Document
 
 OWN = frozenset(
-    ("answer", "scores", "confidence", "finish_reason", "evidence", "tokens", "timings", "passages")
+    (
+        "answer",
+        "continuation",
+        "scores",
+        "confidence",
+        "finish_reason",
+        "evidence",
+        "tokens",
+        "timings",
+        "passages",
+    )
     + ("warnings", "error", "jrt", "input")
 )
 """Fields that an output row adds. What an input row has under these names is found in `input`."""
@@ -31,6 +41,8 @@ def answer_row(
     report = judge(answer, document, loaded, record.answers)
     row = _carried(record)
     row["answer"] = answer.text
+    if record.prompt is not None:
+        row["continuation"] = answer.continuation
     if report.scores is not None:
         row["scores"] = report.scores
     row["confidence"] = answer.confidence

@@ -110,14 +110,18 @@ class Reader:
     def _model_facts(self) -> dict[str, Any]:
         return model_facts(self.loaded)
 
-    def prepare(self, source: str | DocumentState, question: str) -> Prepared:
+    def prepare(
+        self, source: str | DocumentState, question: str, *, prompt: jrt_prompts.Prompt | None = None
+    ) -> Prepared:
         """The prompt of one question about a document's text, or about what was read of it; nothing is read.
 
-        Raises UsageError for an empty document or question, StateError for a DocumentState of another model
+        prompt: to be read as it is, in one passage, instead of what the template makes. Raises UsageError for
+        an empty document or question, StateError for a DocumentState of another model
         or template.
         """
         context = source if isinstance(source, str) else source.context
-        prompt = self.prompt(context, question)
+        given = prompt is not None
+        prompt = prompt or self.prompt(context, question)
         parts: list[tuple[tuple[int, ...], State]] = []
         where = "this state"
         if isinstance(source, DocumentState):
@@ -125,7 +129,7 @@ class Reader:
             if source.identity is not None:
                 source.identity.check(self.facts(prompt.reads), where)
             parts = source.passages
-        every, context_tokens = self._prompts(context, prompt, question, len(parts))
+        every, context_tokens = self._prompts(context, prompt, question, 1 if given else len(parts))
         if isinstance(source, DocumentState) and source.identity is not None:
             source.identity.check({"part": part_read(every[0])}, where)
         requests = [self._whole(encoded) for encoded in every]

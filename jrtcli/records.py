@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from jrtcli.chat_rows import ANSWERS_DEPEND_ON, chat, is_chat
 from jrtcli.compressed import Damaged
 from jrtcli.errors import DocumentError
 from jrtcli.lines import MAX_LINE_BYTES, Line, Lines, Source
 from jrtcli.strict_json import Wrong, kind_of, parse
+
+if TYPE_CHECKING:
+    from jrt_prompts import Prompt
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -56,7 +59,8 @@ class Record:
 
     file, line: where it stands, line from 1, as a text editor counts; number: of the row, from 0, blank lines
     not counted. name: of the document, as the row has it. answers: the gold ones. carried: the row's fields
-    as they go into its output row, without the text of the document.
+    as they go into its output row, without the text of the document. prompt: to be read as it is, instead of
+    what a template makes of document and question.
     """
 
     file: str
@@ -70,6 +74,7 @@ class Record:
     state: str | None
     name: str
     carried: dict[str, Any] = field(default_factory=dict)
+    prompt: Prompt | None = None
 
     @cached_property
     def document_key(self) -> str:
@@ -83,7 +88,9 @@ class Record:
     @cached_property
     def key(self) -> str:
         """What tells rows apart, 32 hex digits: id, question, gold answers, document, every carried field."""
-        content = [self.id, self.question, self.answers, self.document_key, self.carried]
+        content: list[Any] = [self.id, self.question, self.answers, self.document_key, self.carried]
+        if self.prompt is not None:
+            content.append(self.prompt.text)
         # Escapes keep lone surrogates; the order of fields in the line means nothing.
         return _digest(b"row", json.dumps(content, sort_keys=True).encode())
 

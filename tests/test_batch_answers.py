@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from jrtcli.reader import Reader
 from jrtcli.records import BadRow, Record, RecordReader
 from jrtcli.shared_reading import read_together
 from jrtcli.tally import Tally
+from jrtcli.tokens import encode_prompt
 
 
 def _load(name: str) -> ModuleType:
@@ -250,16 +252,30 @@ def test_bad_rows_without_end_do_not_wait_for_it(model: Any) -> None:
     assert [row["error"]["line"] for row in itertools.islice(out, 200)] == list(range(1, 201))
 
 
+def test_a_row_may_bring_its_own_prompt(model: Any, tmp_path: Path) -> None:
+    answerer = Answerer(SETTINGS, loaded=model)
+    plain = list(records(rows(), tmp_path))[:2]
+    prompt = jrt_prompts.Prompt((jrt_prompts.Segment("context", WORDS[:60]),), ("\n",))
+    own = [replace(record, prompt=prompt) for record in plain]
+    assert {record.key for record in own}.isdisjoint(record.key for record in plain)
+    out = list(answerer.answer(own))
+    assert not [row["error"] for row in out if "error" in row]
+    (alone,) = {row["answer"] for row in out}  # questions do not count, the prompt does
+    assert {row["tokens"]["prompt"] for row in out} == {len(encode_prompt(prompt, model.tokenizer).ids)}
+    assert all(row["continuation"].strip() == alone for row in out)
+    assert all("continuation" not in row for row in answerer.answer(plain))
+
+
 def test_a_fault_of_jrt_shows_nothing_of_the_row(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answerer = Answerer(SETTINGS, loaded=model)
     prepare = answerer.reader.prepare
 
-    def faulty(source: Any, question: str) -> Any:
+    def faulty(source: Any, question: str, **options: Any) -> Any:
         if question == QUESTIONS[1]:
             raise KeyError("hunter2")
-        return prepare(source, question)
+        return prepare(source, question, **options)
 
     monkeypatch.setattr(answerer.reader, "prepare", faulty)
     out = list(answerer.answer(records(rows(), tmp_path)))
