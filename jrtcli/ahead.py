@@ -83,8 +83,8 @@ def _report(on_progress: Callable[[int, int], None], before: int, total: int, do
 
 def shared_tokens(encoded: PromptIds) -> int:
     """Tokens up to the end of the last reading before the first question; 0 where the question comes
-    first."""
-    question = min(span.start for span in encoded.spans if span.role == "question")
+    first, or where nothing says where it stands (a prompt that was given whole)."""
+    question = min((span.start for span in encoded.spans if span.role == "question"), default=0)
     return max((point for point in encoded.cache_points if point <= question), default=0)
 
 
