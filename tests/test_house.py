@@ -30,6 +30,8 @@ FLOORS = {
     "jrtcli.batch": 3,
     "jrtcli.bench": 3,
     "jrtcli.evaluate": 3,
+    "jrtcli.completion": 3,
+    "jrtcli.lm_eval_model": 4,  # the front of another program, which sets variables when it is imported
     "jrtcli.perplexity": 3,
     "jrtcli.perplexity_figure": 3,
     "jrtcli.probe": 3,
@@ -50,6 +52,7 @@ ONLY_IN = {
     "click": r"jrtcli\.(cli|commands)(\..*)?",
     "rich": r"jrtcli\.console",
     "accelerate": r"jrtcli\.train\.loop",
+    "lm_eval": r"jrtcli\.lm_eval_model",
     "ray": r"jrtcli\.ray_(engine|actor)",
     "triton": r"jrt_kernels\..*\.triton",
     "numba": r"jrt_kernels\..*\.numba",
