@@ -47,7 +47,7 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="local; ray: a Ray cluster (pip install 'jrt[ray]').",
+        help="local; ray: a Ray cluster (extra `ray`).",
         rich_help_panel=_PANEL,
     ),
 ]
