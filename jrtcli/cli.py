@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
     "probe": ("jrtcli.commands.probe:probe", "Show what order and a second reading change, at equal state."),
+    "eval": ("jrtcli.commands.eval:eval_", "Measure recall on the paper's tasks, once and twice."),
     "eval perplexity": (
         "jrtcli.commands.eval_perplexity:perplexity",
         "Perplexity of texts: recalled bigrams, and the rest.",
