@@ -12,6 +12,8 @@ import logging
 import os
 import pickle
 import queue
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 WAIT_NOTE_S = 60.0
 """Seconds without a first actor, until the user is told what the cluster is asked for."""
+
+REACH_S = 10.0
+"""Seconds a cluster has to take a connection."""
 
 EXIT_S = 2.0
 """Seconds the actors have to end in peace."""
@@ -125,14 +130,18 @@ class RayEngine:
                 handler.setLevel(logging.CRITICAL)
         if ray.is_initialized():
             return
+        address = os.environ.get("RAY_ADDRESS") if address is None else address
+        _check_reachable(address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address is None and "RAY_ADDRESS" not in os.environ:
+        if address is None:
             quiet["include_dashboard"] = False
         try:
             with quiet_backend():
                 ray.init(address, **quiet)
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
+            if address is None:
+                raise JrtError(f"Ray does not start on this machine: {reason}") from error
             raise JrtError(f"--address {address}: no Ray cluster can be reached there ({reason})") from error
         self._open.callback(ray.shutdown)
 
@@ -169,7 +178,6 @@ class RayEngine:
             **needs,
         )
         # An actor that dies is started again, and its task begun again, without end: Ray Data's own defaults.
-        rows.context.scheduling_strategy = "SPREAD"
         # One chunk is one block, and one block one task of an actor: nothing waits to be put together.
         rows.context.target_max_block_size = 1
         rows.context.enable_progress_bars = False
@@ -231,6 +239,20 @@ class RayEngine:
             answered = pickle.loads(rows)
             assert self._stopped or len(answered) == count, "an actor left rows unanswered"
             yield from answered
+
+
+def _check_reachable(address: str | None) -> None:
+    """Say at once where nothing answers: Ray would try for many minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address or "")
+    if found is None or int(found[2]) > 65535:
+        if address not in (None, "auto", "local"):
+            raise UsageError(f"--address {address}: give HOST:PORT, or auto for the cluster that runs here")
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=REACH_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise JrtError(f"--address {address}: no Ray cluster can be reached there ({reason})") from None
 
 
 def _absolute(settings: BatchSettings) -> dict[str, Any]:

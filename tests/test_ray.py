@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from jrtcli.batch import Answerer, BatchSettings
-from jrtcli.errors import CheckpointError, UsageError
+from jrtcli.errors import CheckpointError, JrtError, UsageError
 from jrtcli.predictions import Predictions, read_predictions
 from jrtcli.ray_engine import RayEngine
 from jrtcli.records import BadRow, Record
@@ -35,6 +36,9 @@ tiny = _load("tiny_checkpoint")
 scripted = _load("scripted_answerer")
 
 
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'jrt[ray]'")
+
+
 def record(number: int, question: str = "What?", *, context: str | None = None) -> Record:
     text = f"Document {number}." if context is None else context
     return Record("in.jsonl", number + 1, number, f"row {number}", question, (), text, None, None, "context")
@@ -46,38 +50,51 @@ def test_without_ray_the_user_is_told_what_to_install(monkeypatch: pytest.Monkey
         RayEngine(BatchSettings())
 
 
+@needs_ray
+@pytest.mark.parametrize("wrong", ["nowhere", "host:port", "127.0.0.1:99999", "127.0.0.1:1", "ray://[::1]:1"])
+def test_an_address_where_nothing_is_is_said_at_once(wrong: str) -> None:
+    with pytest.raises(JrtError, match="--address"):
+        RayEngine(BatchSettings(), address=wrong)
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two nodes with one CPU each."""
-    pytest.importorskip("ray", reason="needs Ray: pip install 'jrt[ray]'")
-    from ray.cluster_utils import Cluster
-
     node: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
     with pytest.MonkeyPatch.context() as patch:
         # What the nodes' processes find; they are told nothing else by those who start the engine.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
         # A worker that waits for nothing costs seconds of a core to start.
         patch.setenv("RAY_prestart_worker_first_driver", "0")
+        # Read as Ray is imported: nothing that outlives a test may start a cluster of its own.
+        patch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")
+        from ray.cluster_utils import Cluster
+
         cluster = Cluster(initialize_head=True, head_node_args=node)
         cluster.add_node(**node)
         yield cluster.address
         cluster.shutdown()
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def actors() -> list[int]:
-    """The processes that answer on this machine."""
+    """The processes that answer, below the nodes that this process has started."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::MapWorker(MapBatches(ActorAnswerer"):
+        try:
+            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            is_actor = title.startswith(b"ray::MapWorker(MapBatches(ActorAnswerer")
+            if is_actor and parent(parent(int(entry.name))) == os.getpid():
                 found.append(int(entry.name))
+        except OSError:
+            continue
     return found
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds Ray's processes in /proc")
 def test_rows_outlive_their_actors(address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +142,7 @@ def test_rows_outlive_their_actors(address: str, tmp_path: Path, capfd: pytest.C
     assert [row["id"] for row in found if "error" in row] == [None]
 
 
+@needs_ray
 @pytest.mark.slow
 def test_a_row_that_kills_its_actors_becomes_an_error_row(address: str, tmp_path: Path) -> None:
     questions = ["What?"] * 20
@@ -144,6 +162,7 @@ def test_a_row_that_kills_its_actors_becomes_an_error_row(address: str, tmp_path
     assert len({row["pid"] for row in rows if "pid" in row}) > 2
 
 
+@needs_ray
 @pytest.mark.slow
 def test_a_model_that_is_not_there_is_said(address: str, tmp_path: Path) -> None:
     (tmp_path / "refuse").touch()
