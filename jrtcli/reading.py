@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jrtcli.errors import NotResumable, StateError, UsageError
+from jrtcli.rereading import Rereading, readings
 from jrtcli.state_cache import LEAST_TOKENS, CacheUnavailable
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from jrtcli.document import DocumentState
     from jrtcli.prepared import Prepared
     from jrtcli.reader import Reader
+    from jrtcli.rereading import Again
     from jrtcli.source import Document
     from jrtcli.state import State
     from jrtcli.state_cache import StateCache
@@ -28,7 +30,8 @@ class Reading:
     state: what was read of it before, by this reader's model and template; None: looked for in the `cache`,
     if there is one, and kept there by `keep`. Templates that share nothing between questions are read whole,
     each time. Attributes: `cached`, whether the state came from the cache; `kept_bytes`, of the file that
-    `keep` made; `warning`, why the cache was of no use, if so.
+    `keep` made; `warning`, why the cache was of no use, if so. again: read again where an answer is unsure,
+    with a reader of the first readings; `rereading` then has what came of the last question.
     """
 
     def __init__(
@@ -38,8 +41,11 @@ class Reading:
         *,
         state: DocumentState | None = None,
         cache: StateCache | None = None,
+        again: Again | None = None,
     ) -> None:
         self.reader, self.document, self.state = reader, document, state
+        self.again = again
+        self.rereading: Rereading | None = None
         self.warning: str | None = None
         self.kept_bytes = 0
         self.cached = False
@@ -74,11 +80,16 @@ class Reading:
         """What a reader is to be asked about: the state where there is one."""
         return self.document.text if self.state is None else self.state
 
-    def ask(self, question: str, **options: Any) -> Asking:
+    def ask(self, question: str, **options: Any) -> Asking | Rereading:
         """The answer to one question, token by token; what it reads first can be kept. Options of
         Reader.ask."""
         self._started = time.perf_counter()
         on_read = self._on_read if self._cache is not None and self.state is None else None
+        if self.again is not None:
+            most = self.again.most
+            passes = readings(self.reader, self.source, question, most=most, on_read=on_read, **options)
+            self.rereading = Rereading(passes, self.again)
+            return self.rereading
         return self.reader.ask(self.source, question, on_read=on_read, **options)
 
     def _on_read(self, state: State) -> None:

@@ -34,6 +34,16 @@ THRESHOLD = 0.5
 """Of the margin where a model was not calibrated: its best token is not half of all ahead of the next."""
 
 
+@dataclass(frozen=True)
+class Again:
+    """When to read again: `most` readings at most, below a margin of `threshold`; `calibrated`: whether that
+    was found on held-out rows of this model."""
+
+    most: int = MOST_READS
+    threshold: float = THRESHOLD
+    calibrated: bool = False
+
+
 class Margins(Generation):
     """A generation that also notes how far each token was ahead of the next best, in probability."""
 
@@ -216,17 +226,19 @@ class Rereading(Iterator[Token]):
     those that were read; `answer`, of the last of them, its tokens and seconds those of all.
     """
 
-    def __init__(
-        self, passes: Iterator[Pass], *, threshold: float = THRESHOLD, most: int = MOST_READS
-    ) -> None:
-        self._readings, self.threshold, self.most = passes, threshold, most
+    def __init__(self, passes: Iterator[Pass], again: Again | None = None) -> None:
+        self._readings, self.again = passes, again or Again()
         self.passes: list[Pass] = []
         self._interrupted = self._told = False
 
     def __next__(self) -> Token:
         if self._told:
             raise StopIteration
-        self._read()
+        try:
+            self._read()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
         self._told = True
         answer = self.answer
         if not answer.token_ids:
@@ -236,7 +248,7 @@ class Rereading(Iterator[Token]):
     def _read(self) -> None:
         for one in self._readings:
             self.passes.append(one)
-            if not one.unsure(self.threshold):
+            if not one.unsure(self.again.threshold):
                 return
 
     @property
@@ -248,6 +260,7 @@ class Rereading(Iterator[Token]):
         earlier = [one.answer for one in self.passes[:-1]]
         return replace(
             last,
+            finish_reason="interrupted" if self._interrupted else last.finish_reason,
             read_tokens=sum(one.tokens for one in self.passes),
             reused_tokens=self.passes[0].answer.reused_tokens,
             prefill_s=last.prefill_s + sum(answer.prefill_s for answer in earlier),
@@ -263,7 +276,7 @@ class Rereading(Iterator[Token]):
                 "answer": one.answer.text,
                 "margin": one.margin,
                 "in_document": one.found,
-                "unsure": list(one.unsure(self.threshold)),
+                "unsure": list(one.unsure(self.again.threshold)),
             }
             for one in self.passes
         ]

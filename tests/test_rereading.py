@@ -15,7 +15,7 @@ from jrtcli.checkpoint import load
 from jrtcli.errors import NotResumable, UsageError
 from jrtcli.models import ARCHITECTURES
 from jrtcli.reader import Reader
-from jrtcli.rereading import THRESHOLD, Rereading, first_reader, readings
+from jrtcli.rereading import THRESHOLD, Again, Rereading, first_reader, readings
 
 
 def _load(name: str) -> ModuleType:
@@ -107,7 +107,7 @@ def test_a_sure_answer_ends_the_reading(threshold: float, tmp_path: Path) -> Non
     loaded = load(tiny.save(tmp_path / "m", "mamba"))
     reader = first_reader(Reader(loaded, template="cq"))
     every = list(readings(reader, WORDS, "who?", most=3, max_new_tokens=4))
-    again = Rereading(readings(reader, WORDS, "who?", most=3, max_new_tokens=4), threshold=threshold, most=3)
+    again = Rereading(readings(reader, WORDS, "who?", most=3, max_new_tokens=4), Again(3, threshold))
     text = "".join(token.text for token in again)
     sure = next((i for i, one in enumerate(every) if not one.unsure(threshold)), 2)
     assert len(again.passes) == sure + 1

@@ -24,6 +24,7 @@ from jrtcli.state_file import read_file
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
     from jrtcli.reader import Reader
+    from jrtcli.rereading import Again
 
 Golds = Annotated[
     list[str] | None,
@@ -87,7 +88,7 @@ def ask(
     questions: QuestionsFile = None,
     model: Model = None,
     template: options.Template = None,
-    reads: options.Reads = None,
+    reads: options.ReadsOrAuto = None,
     fill: Fill = "twice",
     window: Window = None,
     compare: Compare = False,
@@ -108,6 +109,10 @@ def ask(
     The answer is all that stdout holds; the report goes to stderr. Several questions are answered in one
     batch, from one reading, in the order asked.
 
+    --reads auto answers after one reading, and where the answer is unsure (a token hardly ahead of the next
+    best, or an answer that is not in the document) reads on from there and answers again. `jrt eval
+    --calibrate` finds what counts as unsure for a model.
+
     What templates such as cq, ccq and cqcq read before the question is kept for the next run in
     $XDG_CACHE_HOME/jrt/states, else ~/.cache/jrt/states: files of your own that hold the document's text and
     that nobody else may read. Documents of fewer than 512 tokens are not worth a file. JRT_STATE_QUOTA (2GB)
@@ -118,6 +123,9 @@ def ask(
     asked = _questions(question or [], answer or [], questions, "-" in (doc or []))
     if fill not in WAYS:
         raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
+    count, most = options.reads_or_auto(reads)
+    if compare and most is not None:
+        raise UsageError("--compare shows each reading, --reads auto only the last one: leave one out")
     if compare and state is not None:
         raise UsageError("--compare reads in several orders, a --state was read in one: leave one out")
     about = None if state is None else describe(read_file(state, whole=False))
@@ -130,7 +138,8 @@ def ask(
         dtype = about.identity.dtype if dtype == "auto" else dtype
         window = about.identity.window if window is None else window
         if chosen is None:
-            chosen, reads = about.order, about.identity.reads if reads is None else reads
+            chosen = about.order
+            count = about.identity.reads if count is None and most is None else count
     loaded = load(
         console,
         options.DEFAULT_MODEL if model is None else model,
@@ -144,17 +153,30 @@ def ask(
     from jrtcli.document import load_state
     from jrtcli.reader import Reader
     from jrtcli.reading import Reading
+    from jrtcli.rereading import first_reader
 
     settings: dict[str, Any] = {"fill": fill, "window": window, "temperature": temperature, "seed": seed}
-    reader = Reader(loaded, template=chosen, reads=reads, **settings)
-    readers = _compared(reader, chosen, reads, settings) if compare else [reader]
+    reader = Reader(loaded, template=chosen, reads=count, **settings)
+    again = None if most is None else reread(reader, most)
+    reader = reader if most is None else first_reader(reader)
+    readers = _compared(reader, chosen, count, settings) if compare else [reader]
     saved = None if state is None else load_state(state, loaded, document=document)
     document = saved.document if document is None and saved is not None else document
     assert document is not None
     for one in asked:
         reader.prompt(document.text, one.text)
-    reading = Reading(reader, document, state=saved, cache=cache)
+    reading = Reading(reader, document, state=saved, cache=cache, again=again)
     return Session(console, reading, readers, max_new_tokens, json=json).run(asked)
+
+
+def reread(reader: Reader, most: int) -> Again:
+    """When to read again, by the threshold of the reader's model. Raises UsageError, NotResumable."""
+    from jrtcli.calibration import threshold_of
+    from jrtcli.rereading import Again, check
+
+    check(reader, most)
+    threshold, calibrated = threshold_of(reader, most)
+    return Again(most, threshold, calibrated)
 
 
 def _compared(reader: Reader, chosen: Any, reads: int | None, settings: dict[str, Any]) -> list[Reader]:

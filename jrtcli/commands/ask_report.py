@@ -24,6 +24,7 @@ def report_rows(report: Report, reading: Reading) -> list[tuple[str, str | Spans
     answer = report.answer
     rows = short_rows(report)
     rows.append(("read", _read(report)))
+    rows += _readings(reading)
     state = _state(reading, answer)
     if state:
         rows.append(("state", state))
@@ -34,6 +35,22 @@ def report_rows(report: Report, reading: Reading) -> list[tuple[str, str | Spans
         speeds.append(f"decode {answer.decode_tokens_per_s:,.0f} tokens/s")
     rows.append(("speed", " · ".join(speeds)))
     return [*rows, ("memory", _memory(report)), ("model", _model(report))]
+
+
+def _readings(reading: Reading) -> list[tuple[str, str | Spans]]:
+    """What came of each reading of --reads auto, and why the document was read again or not."""
+    again, rereading = reading.again, reading.rereading
+    if again is None or rereading is None:
+        return []
+    rows: list[tuple[str, str | Spans]] = []
+    for one in rereading.passes:
+        why = one.unsure(again.threshold)
+        said = clean_line(one.answer.text) or "(nothing)"
+        verdict = f"unsure: {', '.join(why)}" if why else f"sure: margin {one.margin:.2f}"
+        rows.append(("" if rows else "readings", f"{one.reads}: {said} · {verdict} · {one.tokens:,} tokens"))
+    known = "calibrated" if again.calibrated else "not calibrated for this model: `jrt eval --calibrate`"
+    rows.append(("", f"at most {again.most}; unsure below a margin of {again.threshold:.2f}, {known}"))
+    return rows
 
 
 def short_rows(report: Report) -> list[tuple[str, str | Spans]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jrtcli.commands.ask_report import comparison, report_rows, short_rows, summary_rows
@@ -42,7 +43,7 @@ class Session:
 
     def run(self, questions: Sequence[Question]) -> int:
         """Answer all; Ctrl-C keeps what was said so far."""
-        at_once = len(questions) > 1 and len(self.readers) == 1
+        at_once = len(questions) > 1 and len(self.readers) == 1 and self.reading.again is None
         code = self._many(questions) if at_once else self._in_turn(questions)
         if self.json:
             self.console.json(self.rows[0] if len(questions) == 1 and self.rows else self.rows)
@@ -52,6 +53,10 @@ class Session:
         return code
 
     def _in_turn(self, questions: Sequence[Question]) -> int:
+        if len(questions) > 1 and self.reading.again is not None:
+            with self.console.progress("reading", unit="tokens") as bar:
+                self.reading.read(on_progress=bar.update)
+            self._keep()
         for number, question in enumerate(questions):
             if len(questions) > 1 and not self.json:
                 self.console.note(f"{chr(10) if number else ''}{question.text}", style="bold")
@@ -86,6 +91,8 @@ class Session:
         return report.answer.finish_reason == "interrupted"
 
     def _stream(self, reading: Reading, question: Question, *, show: bool) -> Report:
+        from jrtcli.rereading import Rereading
+
         stream = self.console.answer() if show else None
         asking = None
         said = ""
@@ -101,7 +108,7 @@ class Session:
                     said += token.text
                 token = next(asking, None)
         except KeyboardInterrupt:
-            if asking is None:
+            if asking is None or (isinstance(asking, Rereading) and not asking.passes):
                 raise
         answer = asking.answer
         if stream is not None:
@@ -176,7 +183,10 @@ class Session:
         from jrtcli.report import row
 
         self._reports.append(report)
-        self.rows.append(row(report, id=question.id) | {"state": self.reading.reuse(report.answer)})
+        made = row(report, id=question.id) | {"state": self.reading.reuse(report.answer)}
+        if self.reading.again is not None and self.reading.rereading is not None:
+            made["rereading"] = asdict(self.reading.again) | {"readings": self.reading.rereading.account()}
+        self.rows.append(made)
 
     def _keep(self) -> None:
         """Keep what was read for a later run; said once where that cannot be."""
