@@ -13,6 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrtcli.commands import options
+from jrtcli.commands.eval_options import (
+    Calibrate,
+    Data,
+    Fills,
+    Folder,
+    Lengths,
+    Limit,
+    Models,
+    Paper,
+    Reads,
+    Scoring,
+    Shots,
+    Tasks,
+    Templates,
+    Whole,
+)
 from jrtcli.console import Console, Progress
 from jrtcli.errors import EXIT_SOME_ROWS_FAILED, JrtError, UsageError
 from jrtcli.fill import WAYS
@@ -30,73 +46,6 @@ Rows = dict[str, Sequence[tuple[dict[str, Any], str]]]
 PLAIN_EVERY_S = 10.0
 """Seconds between the lines of progress where stderr is no terminal."""
 
-_GRID = "What is compared"
-
-Tasks = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="TASK...", help=f"{', '.join(TASKS)}; or a QA jsonl file.", show_default=False),
-]
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--model", "-m", help="A model; repeat for several. Default: tiny.", metavar="NAME"),
-]
-Templates = Annotated[
-    str | None,
-    typer.Option(
-        "--template",
-        "-t",
-        metavar="A,B",
-        help="once, twice (the task's own prompts), or templates. Default: once,twice; for a file cq,cqcq.",
-        rich_help_panel=_GRID,
-    ),
-]
-Reads = Annotated[
-    str | None,
-    typer.Option("--reads", "-n", metavar="1,2", help="Readings of templates.", rich_help_panel=_GRID),
-]
-Shots = Annotated[
-    str, typer.Option("--shots", metavar="0,2", help="Examples in front.", rich_help_panel=_GRID)
-]
-Lengths = Annotated[
-    str | None,
-    typer.Option(
-        "--length",
-        metavar="512,1000",
-        help="Tokens of the cut document and its answer. Default: 1000; a file's are whole.",
-        rich_help_panel=_GRID,
-    ),
-]
-Fills = Annotated[
-    str,
-    typer.Option(
-        "--fill", metavar="A,B", help=f"JRT-RNN, short prompts: {', '.join(WAYS)}.", rich_help_panel=_GRID
-    ),
-]
-Whole = Annotated[
-    bool,
-    typer.Option(
-        "--no-window",
-        help="No oracle window around the answer: whole documents, or with --length their beginning.",
-        rich_help_panel=_GRID,
-    ),
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N rows.")]
-Scoring = Annotated[str, typer.Option("--scoring", help="v1, or v0: golds keep their blanks (the paper).")]
-Data = Annotated[
-    list[str] | None,
-    typer.Option("--data", metavar="PATH", help="Rows: FILE, TASK=FILE, or a folder with TASK.jsonl."),
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", help="Samples, JSON, CSV, HTML; gone on with after a kill."
-    ),
-]
-Paper = Annotated[
-    str | None,
-    typer.Option("--paper", metavar="TABLE", help="Fill in table1, table2, table4 or table14 of the paper."),
-]
-
 
 def eval_(
     tasks: Tasks = None,
@@ -112,7 +61,10 @@ def eval_(
     data: Data = None,
     output: Folder = None,
     paper: Paper = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", min=1, metavar="N")] = None,
+    calibrate: Calibrate = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Rows at once.")
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     tokenizer: options.Tokenizer = None,
@@ -142,7 +94,7 @@ def eval_(
     if paper is not None:
         from jrtcli.commands.eval_paper import planned
 
-        if tasks or template or reads or length or no_window or shots != "0":
+        if tasks or template or reads or length or no_window or calibrate or shots != "0":
             raise UsageError("--paper has its own tasks, orders and lengths: leave the others out")
         plan = planned(console, paper, model or [], data, limit=limit, device=device)
         cells, named, rows, numbers = plan.cells, plan.tasks, plan.rows, plan.numbers
@@ -155,6 +107,22 @@ def eval_(
             )
         lengths = _numbers(length, "--length", least=100)
         named, rows = _tasks(tasks, data, limit, lengths[0] if lengths else None)
+        if calibrate:
+            from jrtcli.commands.eval_calibrate import calibrated
+
+            orders, most = _listed(template or ""), _numbers(reads, "--reads", least=2)
+            if len(orders) > 1 or len(most) > 1 or output is not None:
+                raise UsageError("--calibrate takes one --template and one --reads, and no -o")
+            return calibrated(
+                console,
+                model or [options.DEFAULT_MODEL],
+                orders[0] if orders else None,
+                named,
+                rows,
+                most[0] if most else None,
+                choices,
+                json=json,
+            )
         numbers = []
         cells = grid(
             named.values(),

@@ -20,7 +20,6 @@ from jrtcli.tasks.task import Task
 
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
-    from jrtcli.records import Record
 
 SAMPLES = "samples"
 """The folder of a run with one file of answers for each cell."""
@@ -89,24 +88,21 @@ class Evaluation:
             facts = before
             started = time.perf_counter()
             done = tokens = 0
+            self._say(watch, cell, number, len(items) - len(missing), len(items), None)
             try:
                 for row in answerer.answer(missing):
                     predictions.write(row)
                     done += 1
                     tokens += row.get("tokens", {}).get("answer", 0)
-                    if watch is not None:
-                        seconds = time.perf_counter() - started
-                        speed = (answerer.tokens_read + tokens) / seconds if seconds > 1 else None
-                        watch(
-                            Seen(
-                                cell,
-                                number,
-                                len(self.cells),
-                                len(items) - len(missing) + done,
-                                len(items),
-                                speed,
-                            )
-                        )
+                    seconds = time.perf_counter() - started
+                    self._say(
+                        watch,
+                        cell,
+                        number,
+                        len(items) - len(missing) + done,
+                        len(items),
+                        (answerer.tokens_read + tokens) / seconds if seconds > 1 else None,
+                    )
             finally:
                 if done:
                     facts = {
@@ -122,6 +118,12 @@ class Evaluation:
             write_manifest(path, answerer.run, facts)
             result = replace(result, state_bytes=facts["state_bytes"])
         return replace(result, parameters=loaded.identity.parameters, context_tokens=loaded.context_tokens)
+
+    def _say(
+        self, watch: Watch | None, cell: Cell, number: int, done: int, rows: int, speed: float | None
+    ) -> None:
+        if watch is not None:
+            watch(Seen(cell, number, len(self.cells), done, rows, speed))
 
     def _answerer(self, cell: Cell, loaded: Loaded) -> Answerer:
         written = cell.order in PUBLISHED
@@ -160,11 +162,3 @@ def state_bytes(loaded: Loaded, tokens: int) -> int:
     with torch.inference_mode():
         _, state = loaded.model.prefill(torch.zeros((1, max(1, tokens)), dtype=torch.long, device=device))
     return int(state.nbytes)
-
-
-def pending(items: Sequence[Record], path: Path) -> int:
-    """How many of a cell's items its file has no answer of."""
-    if not path.exists():
-        return len(items)
-    answered = {row["jrt"]["row"] for row in read_predictions(path) if "error" not in row}
-    return sum(item.key not in answered for item in items)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -250,3 +252,37 @@ def test_what_is_refused(
     assert code in (1, 2) and stdout == ""
     assert said in stderr.splitlines()[-1]
     assert stderr.splitlines()[-1].startswith("jrt: ")
+
+
+def test_calibrate_keeps_a_threshold(
+    evaluate: Callable[..., tuple[int, str, str]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    many = [{**row, "id": f"{i}{row['id']}"} for i in range(4) for row in ROWS]
+    data.write_text("".join(json.dumps(row) + "\n" for row in many))
+    code, stdout, stderr = evaluate(data, "--calibrate", "--template", "cq", "--json")
+    (found,) = json.loads(stdout)
+    assert code == 0 and found["rows"] == 20 and found["template"] == "cq"
+    assert found["once"]["tokens"] <= found["auto"]["tokens"] <= found["most"]["tokens"]
+    (kept,) = (tmp_path / "cache" / "jrt" / "thresholds").glob("*.json")
+    assert json.loads(kept.read_text())["threshold"] == found["threshold"] and str(kept) in stderr
+    assert "at least 20" in evaluate(data, "--calibrate", "--limit", "3")[2]
+    assert "takes one --template" in evaluate(data, "--calibrate", "--template", "cq,qcq")[2]
+
+
+def test_the_example_makes_rows_that_run(
+    evaluate: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    script = Path(__file__).parents[2] / "examples" / "eval_rows.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path), "--rows", "3"], check=True, timeout=60)
+    rows = [json.loads(line) for line in (tmp_path / "fda.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(row["text"].count(row["value"]) == 1 for row in rows)
+    code, stdout, _ = evaluate(
+        "fda", tmp_path / "questions.jsonl", "--data", tmp_path, "--limit", "2", "--json"
+    )
+    made = json.loads(stdout)["cells"]
+    assert code == 0
+    assert [(cell["task"], cell["rows"]) for cell in made] == [("fda", 2)] * 2 + [("questions", 2)] * 2
