@@ -140,7 +140,8 @@ def test_jrt_rnn_becomes_causal_and_smaller(
     tiny = jrtcli.load("tiny")
     config = {"alt_mixer": {"feature_dim": 12}}
     model, notes = warm_start("based", tiny.folder, config)
-    assert notes[0].startswith("the encoder's projections of 2 layers become the causal ones")
+    linear = sum(hasattr(layer.mixer, "proj_k_enc") for layer in tiny.model.layers)
+    assert notes[0].startswith(f"the encoder's projections of {linear} layers become the causal ones")
     assert notes[1] == "the linear attention keeps 12 of 16 query and key dimensions per head"
     old, new = tiny.model.layers[2].mixer, model.layers[2].mixer
     assert not hasattr(new, "proj_k_enc") and new.feature_dim == 12
@@ -166,7 +167,7 @@ def test_jrt_rnn_becomes_causal_and_smaller(
     tokens = torch.arange(5, 60)[None]
     assert none == [] and torch.allclose(same(tokens), tiny.model(tokens), atol=1e-4)
     back, notes = warm_start("jrt_rnn", output / "last", {})
-    assert notes == ["the encoder's projections of 2 layers begin as copies of the causal ones"]
+    assert notes == [f"the encoder's projections of {linear} layers begin as copies of the causal ones"]
     assert torch.equal(back.layers[2].mixer.proj_k_enc.weight, back.layers[2].mixer.proj_k.weight)
     with pytest.raises(UsageError, match="feature_dim: 20"):
         warm_start("jrt_rnn", tiny.folder, {"alt_mixer": {"feature_dim": 20}})
