@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jrtcli import __version__
 from jrtcli.batching import Batch, OutOfMemory
+from jrtcli.calibration import threshold_of
 from jrtcli.checkpoint import load
 from jrtcli.document import DocumentState, load_state
 from jrtcli.errors import DocumentError, JrtError, NotResumable, StateError, UsageError
@@ -20,6 +21,7 @@ from jrtcli.manifest import run_hash
 from jrtcli.output_rows import answer_row, bad_row, failed_row
 from jrtcli.reader import MAX_NEW_TOKENS, Reader
 from jrtcli.records import BadRow, Record
+from jrtcli.rereading import Again, Rereading, check, first_reader, readings
 from jrtcli.shared_reading import read_together
 from jrtcli.source import Document, Piece, read_document
 
@@ -46,7 +48,8 @@ KINDS: dict[type[Exception], str] = {
 class BatchSettings:
     """How rows are answered: options of jrtcli.checkpoint.load and jrtcli.reader.Reader by their names.
 
-    batch_size: rows at once; None: found by itself.
+    batch_size: rows at once; None: found by itself. most_reads: read again, up to so many times, where an
+    answer is unsure (jrtcli.rereading); rows are then answered one after the other. None: `reads` says.
     """
 
     model: str = "tiny"
@@ -57,6 +60,7 @@ class BatchSettings:
     backend: str = "auto"
     template: str | None = None
     reads: int | None = None
+    most_reads: int | None = None
     fill: str = "twice"
     window: int | None = None
     max_new_tokens: int = MAX_NEW_TOKENS
@@ -129,7 +133,14 @@ class Answerer:
         )
         # What no document could be read with is said before any is.
         self.reader.prompt("document", "question")
+        self.again: Again | None = None
+        if settings.most_reads is not None:
+            check(self.reader, settings.most_reads)
+            self.again = Again(settings.most_reads, *threshold_of(self.reader, settings.most_reads))
+            self.reader = first_reader(self.reader)
         self.run = run_key(settings, self.reader)
+        if self.again is not None:
+            self.run |= {"most_reads": self.again.most, "threshold": self.again.threshold}
         self.run_hash = run_hash(self.run)
         self.batch = Batch(self.reader, rows=settings.batch_size, max_new_tokens=settings.max_new_tokens)
         self.idle: Callable[[], bool] = _never
@@ -150,6 +161,9 @@ class Answerer:
     def answer(self, rows: Iterable[Record | BadRow]) -> Iterator[dict[str, Any]]:
         """An output row for each, in the order in which they are done. An error belongs to its row."""
         groups = look_ahead(self._good(rows))
+        if self.again is not None:
+            yield from self._reread(groups, self.again)
+            return
         more = True
         while more and not self._ended:
             more = False
@@ -162,6 +176,45 @@ class Answerer:
                     yield answer_row(record, answer, document, self.loaded, run=self.run_hash)
             more = self._paused
             yield from self._take_failed()
+
+    def _reread(self, groups: Iterator[list[Record] | None], again: Again) -> Iterator[dict[str, Any]]:
+        """One row after the other, each read as often as its answer needs; rows of one document share what
+        can be read before the question."""
+        for records in groups:
+            yield from self._take_failed()
+            group = None if records is None else self._group(records)
+            if group is None:
+                continue
+            state = group.state
+            if group.ahead is not None:
+                state = self.reader.read(group.ahead)
+                self._shared_tokens += group.ahead.tokens
+            for record in group.records:
+                if self._ended:
+                    return
+                yield self._reread_row(record, group.document, state, again)
+        yield from self._take_failed()
+
+    def _reread_row(
+        self, record: Record, document: Document, state: DocumentState | None, again: Again
+    ) -> dict[str, Any]:
+        passes = readings(
+            self.reader,
+            state or document.text,
+            record.question,
+            most=again.most,
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+        rereading = Rereading(passes, again)
+        try:
+            for _ in rereading:
+                pass
+        except Exception as error:
+            return self._failure(record, error)
+        answer = rereading.answer
+        self._shared_tokens += answer.read_tokens
+        row = answer_row(record, answer, document, self.loaded, run=self.run_hash)
+        return row | {"readings": rereading.account()}
 
     def _take_failed(self) -> Iterator[dict[str, Any]]:
         while self._failed:

@@ -35,7 +35,9 @@ class Sample:
     found: tuple[bool, ...]
 
     def last(self, threshold: float) -> int:
-        """Which of its readings is the last one by a threshold."""
+        """Which of its readings is the last one by a threshold; below 0: the first."""
+        if threshold < 0:
+            return 0
         for i in range(len(self.recall) - 1):
             if self.margin[i] >= threshold and self.found[i]:
                 return i
@@ -91,7 +93,7 @@ def sample(
 
 def point(samples: Sequence[Sample], threshold: float) -> Point:
     """What a threshold would have given on these samples. Below 0: read once; above 1: always again."""
-    last = [one.last(threshold) if threshold >= 0 else 0 for one in samples]
+    last = [one.last(threshold) for one in samples]
     count = len(samples)
     return Point(
         threshold,
@@ -118,8 +120,8 @@ def calibrate(
     """Find a threshold on held-out rows of (document, question, gold answers).
 
     It is the least threshold that keeps KEEP of the gain in recall of always reading `most` times; where
-    there is no gain, 0: only an answer that is not in the document is read again. on_row: called with the
-    rows done. Raises UsageError for fewer than LEAST_ROWS.
+    there is no gain it is -1: nothing is read again. on_row: called with the rows done. Raises UsageError for
+    fewer than LEAST_ROWS.
     """
     samples: list[Sample] = []
     for context, question, golds in rows:
@@ -131,7 +133,8 @@ def calibrate(
     every = curve(samples)
     once, always = every[0], every[-1]
     wanted = once.recall + KEEP * max(0.0, always.recall - once.recall)
-    auto = next(p for p in every[1:] if p.recall >= wanted or p is always)
+    gains = always.recall > once.recall
+    auto = next(p for p in every[1:] if p.recall >= wanted or p is always) if gains else once
     loaded = reader.loaded
     return (
         Calibration(
@@ -179,6 +182,6 @@ def threshold_of(reader: Reader, most: int) -> tuple[float, bool]:
         value = json.loads(_place(reader, most).read_text())["threshold"]
     except (OSError, ValueError, KeyError, TypeError):
         return THRESHOLD, False
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 2:
         return THRESHOLD, False
     return float(value), True

@@ -24,6 +24,7 @@ OWN = frozenset(
         "tokens",
         "timings",
         "passages",
+        "readings",
     )
     + ("warnings", "error", "jrt", "input")
 )

@@ -73,7 +73,10 @@ class Pass:
     found: bool
 
     def unsure(self, threshold: float) -> tuple[str, ...]:
-        """Why to read on, in words; empty for an answer that is sure."""
+        """Why to read on, in words; empty for an answer that is sure, and where a threshold below 0 says that
+        reading again gains nothing."""
+        if threshold < 0:
+            return ()
         if not self.answer.text:
             return ("no answer",)
         why = []

@@ -102,7 +102,7 @@ def test_it_goes_on_from_the_state_of_a_document(tmp_path: Path) -> None:
     assert again[0].answer.reused_tokens == saved.tokens
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.01])
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.01])
 def test_a_sure_answer_ends_the_reading(threshold: float, tmp_path: Path) -> None:
     loaded = load(tiny.save(tmp_path / "m", "mamba"))
     reader = first_reader(Reader(loaded, template="cq"))
@@ -116,6 +116,8 @@ def test_a_sure_answer_ends_the_reading(threshold: float, tmp_path: Path) -> Non
     account = again.account()
     assert [row["reads"] for row in account] == list(range(1, sure + 2))
     assert all(row["unsure"] for row in account[:-1])
+    if threshold < 0:
+        assert len(again.passes) == 1
     if threshold > 1:
         assert len(again.passes) == 3 and "margin" in str(account[0]["unsure"])
 
@@ -166,6 +168,11 @@ def test_a_threshold_is_the_least_that_keeps_the_gain(
     assert threshold_of(Reader(loaded, template="qcq"), 2) == (THRESHOLD, False)
     place.write_text('{"threshold": "high"}')
     assert threshold_of(reader, 2) == (THRESHOLD, False)
+    waiting[:] = [SAMPLES[1], SAMPLES[3]] * 10
+    nothing_gained, _ = calibrate(reader, [("c", "q", ("a",))] * 20)
+    assert nothing_gained.threshold == -1 and nothing_gained.auto.again == 0
+    keep(reader, nothing_gained)
+    assert threshold_of(reader, 2) == (-1.0, True)
     waiting[:] = SAMPLES
     with pytest.raises(UsageError, match="at least 20"):
         calibrate(reader, [("c", "q", ("a",))] * 4)

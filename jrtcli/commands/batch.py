@@ -50,7 +50,7 @@ def batch(
     output: Output = "-",
     model: options.Model = options.DEFAULT_MODEL,
     template: options.Template = None,
-    reads: options.Reads = None,
+    reads: options.ReadsOrAuto = None,
     fill: options.Fill = "twice",
     window: options.Window = None,
     max_new_tokens: options.MaxNewTokens = 48,
@@ -85,6 +85,7 @@ def batch(
     if fill not in WAYS:
         raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
     rows_at_once = _batch_size(batch_size)
+    count, most = options.reads_or_auto(reads)
     _check_template(template)
     fields = Fields(id_field, context_field, doc_field, state_field, question_field, answers_field)
     if len(set(vars(fields).values())) < len(vars(fields)):
@@ -105,7 +106,8 @@ def batch(
         dtype=dtype,
         backend=backend,
         template=template,
-        reads=reads,
+        reads=count,
+        most_reads=most,
         fill=fill,
         window=window,
         max_new_tokens=max_new_tokens,
