@@ -14,6 +14,7 @@ from jrtcli.evaluate.tables import (
     PAPER_COLUMNS,
     PaperLine,
     difference_rows,
+    model_names,
     paper_rows,
     result_rows,
     window_words,
@@ -90,8 +91,9 @@ def _cell(text: str) -> str:
     return f"<td{' class=n' if number else ''}>{escape(text)}</td>"
 
 
-def _models(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result.cell.model_name for result in results))
+def _models(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Each model and its name."""
+    return list(model_names(result.cell.model for result in results).items())
 
 
 def _reading(result: Result) -> str:
@@ -100,8 +102,8 @@ def _reading(result: Result) -> str:
 
 def _by_task(results: Sequence[Result], scoring: str) -> list[str]:
     made = []
-    for model in _models(results):
-        mine = [result for result in results if result.cell.model_name == model]
+    for model, name in _models(results):
+        mine = [result for result in results if result.cell.model == model]
         readings = list(dict.fromkeys(_reading(result) for result in mine))
         groups: dict[str, dict[str, tuple[str, float, float, float]]] = {}
         for result in mine:
@@ -118,18 +120,18 @@ def _by_task(results: Sequence[Result], scoring: str) -> list[str]:
                 score.high,
             )
         chart = charts.bars(
-            f"Recall of {model} by task",
+            f"Recall of {name} by task",
             [(group, [bars.get(reading) for reading in readings]) for group, bars in groups.items()],
         )
-        made.append(_figure(f"{model}: recall by task", chart))
+        made.append(_figure(f"{name}: recall by task", chart))
     return made
 
 
 def _by_position(results: Sequence[Result]) -> list[str]:
     made = []
-    for model in _models(results):
+    for model, name in _models(results):
         series = []
-        mine = [result for result in results if result.cell.model_name == model]
+        mine = [result for result in results if result.cell.model == model]
         for reading in dict.fromkeys(_reading(result) for result in mine):
             parts: dict[tuple[float, float], list[float]] = {}
             for result in mine:
@@ -145,23 +147,23 @@ def _by_position(results: Sequence[Result]) -> list[str]:
                 points.append(((low + high) / 2, share, below, above, label))
             series.append((reading, points))
         if any(points for _, points in series):
-            chart = charts.lines(f"Recall of {model} by position", series, "where the answer stands")
-            made.append(_figure(f"{model}: all tasks", chart))
+            chart = charts.lines(f"Recall of {name} by position", series, "where the answer stands")
+            made.append(_figure(f"{name}: all tasks", chart))
     return made
 
 
 def _by_cost(results: Sequence[Result], scoring: str) -> list[str]:
     state: dict[str, list[charts.Point]] = {}
     speed: dict[str, list[charts.Point]] = {}
-    for model in _models(results):
-        mine = [result for result in results if result.cell.model_name == model]
+    for model, name in _models(results):
+        mine = [result for result in results if result.cell.model == model]
         for reading in dict.fromkeys(_reading(result) for result in mine):
             cells = [result for result in mine if _reading(result) == reading]
             count = sum(result.count for result in cells)
             scores = [(result.count, s) for result in cells if (s := result.score(scoring)) is not None]
             share = sum(n * s.value for n, s in scores) / count
             low, high = wilson(share, count)
-            label = f"{model}: {reading}, {share:.1%} of {count:,} answers"
+            label = f"{name}: {reading}, {share:.1%} of {count:,} answers"
             bytes_ = max((result.state_bytes or 0) for result in cells)
             if bytes_:
                 state.setdefault(reading, []).append((float(bytes_), share, low, high, label))
@@ -191,9 +193,10 @@ def _by_cost(results: Sequence[Result], scoring: str) -> list[str]:
 
 def _modes(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     rows = []
+    names = dict(_models(results))
     for result in results:
         shares = [f"{result.modes[mode] / result.count:.1%}" for mode in MODES]
-        rows.append([result.cell.task, result.cell.model_name, result.cell.reading, *shares])
+        rows.append([result.cell.task, names[result.cell.model], result.cell.reading, *shares])
     return ["task", "model", "reading", *MODES], rows
 
 

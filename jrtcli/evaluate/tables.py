@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from jrtcli.evaluate.modes import MODES
@@ -63,16 +64,24 @@ def _length(tokens: int | None) -> str:
     return "whole" if tokens is None else f"{tokens:,}"
 
 
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """Models by what a table calls them: without their folders, unless two would have one name."""
+    short = {model: Path(model).name or model for model in models}
+    names = list(short.values())
+    return {model: name if names.count(name) == 1 else model for model, name in short.items()}
+
+
 def result_rows(results: Sequence[Result], scoring: str) -> list[list[str]]:
     """A row for each cell, as COLUMNS; contains by this scoring."""
     rows = []
+    names = model_names(result.cell.model for result in results)
     for result in results:
         cell = result.cell
         shares = [f"{result.modes[mode] / result.count:.1%}" if result.count else "–" for mode in MODES]
         rows.append(
             [
                 cell.task,
-                cell.model_name,
+                names[cell.model],
                 cell.reading,
                 _length(cell.length_tokens),
                 f"{result.count:,}",
@@ -89,10 +98,11 @@ def result_rows(results: Sequence[Result], scoring: str) -> list[list[str]]:
 
 def difference_rows(compared: Sequence[Compared]) -> list[list[str]]:
     """A row for each pair of orders, as DIFFERENCE_COLUMNS."""
+    names = model_names(each.model for each in compared)
     return [
         [
             each.task,
-            each.model.rstrip("/").rpartition("/")[2],
+            names[each.model],
             _length(each.length_tokens),
             each.first,
             each.second,

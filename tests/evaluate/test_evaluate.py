@@ -18,7 +18,7 @@ from jrtcli.evaluate.page import page
 from jrtcli.evaluate.paper import TABLES, printed
 from jrtcli.evaluate.plan import seconds_of, stands, tokens_of
 from jrtcli.evaluate.results import Result, by_position, contains_v0, differences, judge
-from jrtcli.evaluate.tables import csv_text, paper_rows, result_rows, values
+from jrtcli.evaluate.tables import csv_text, model_names, paper_rows, result_rows, values
 from jrtcli.known import find
 from jrtcli.records import Record
 from jrtcli.tasks import load_task
@@ -239,6 +239,20 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes() -> None:
     assert html.count("<svg") == html.count("</svg>") >= 4
     assert "oracle window" in parser.text and "25.0% ± 25.0%" in parser.text
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
+
+
+def test_models_of_one_folder_name_stay_apart() -> None:
+    assert model_names(["a/m", "b/m", "c/n", "tiny"]) == {
+        "a/m": "a/m",
+        "b/m": "b/m",
+        "c/n": "n",
+        "tiny": "tiny",
+    }
+    one = result("Nord 1", "x", "x", "x")
+    both = [replace(one, cell=replace(one.cell, model=model)) for model in ("a/m", "b/m")]
+    assert [row[1] for row in result_rows(both, "v1")] == ["a/m", "b/m"]
+    html = page(both, [], scoring="v1", command="", date="", machine="")
+    assert "a/m: recall by task" in html and "b/m: recall by task" in html
 
 
 def test_tables_and_plain_values() -> None:
