@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import model_registry
 from tqdm import tqdm
 
 from jrtcli.checkpoint import load
@@ -20,7 +20,6 @@ MAX_GEN_TOKENS = 256
 """Where a task says nothing, as for the harness's own models."""
 
 
-@register_model("jrt")
 class JrtModel(LM):
     """A recurrent model of jrt, by its short name, hub id or folder.
 
@@ -121,8 +120,15 @@ def _device(asked: str | None) -> str:
     return "auto" if asked is None or (asked == "cuda:0" and not torch.cuda.is_available()) else asked
 
 
+def register() -> None:
+    """Make the model known by its name to a harness that does not look up entry points."""
+    if "jrt" not in model_registry:
+        model_registry.register("jrt", target=JrtModel)
+
+
 def run() -> None:
     """The console script `jrt-lm-eval`: the harness's own command line."""
     from lm_eval.__main__ import cli_evaluate
 
+    register()
     cli_evaluate()

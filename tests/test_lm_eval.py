@@ -69,6 +69,8 @@ def test_the_harness_finds_the_model_by_its_name(root: Path) -> None:
 
     import jrtcli.lm_eval_model
 
+    jrtcli.lm_eval_model.register()
+    jrtcli.lm_eval_model.register()  # a second time changes nothing
     assert get_model("jrt") is jrtcli.lm_eval_model.JrtModel
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     declared = project["entry-points"]["lm_eval.models"]["jrt"]
