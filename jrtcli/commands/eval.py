@@ -57,7 +57,7 @@ def eval_(
     fill: Fills = "twice",
     no_window: Whole = False,
     limit: Limit = None,
-    scoring: Scoring = "v1",
+    scoring: Scoring = None,
     data: Data = None,
     output: Folder = None,
     paper: Paper = None,
@@ -83,6 +83,7 @@ def eval_(
     `jrt eval perplexity` measures perplexity.
     """
     console = Console(quiet=quiet)
+    scoring = scoring or ("v1" if paper is None else "v0")
     if scoring not in ("v0", "v1"):
         raise UsageError(f"no --scoring {scoring!r}: choose v1 or v0")
     fills = _listed(fill)
@@ -224,6 +225,14 @@ def _run(
         if output is not None:
             save(folder, results, compared, lines, scoring=scoring, command=_command(), date=None)
         show(console, results, compared, lines, scoring=scoring, json=json)
+    for result in results:
+        if result.dropped:
+            said = "rows are" if result.dropped > 1 else "row is"
+            cell = result.cell
+            console.note(
+                f"{cell.task} {cell.reading}, {cell.model_name}: {result.dropped:,} {said} left out: no gold,"
+                " or one of a single character, which the oracle window drops as published"
+            )
     if output is not None:
         console.note(f"{output / 'report.html'}, results.json, results.csv, samples/")
     if failed := sum(result.failed for result in results):

@@ -61,7 +61,12 @@ Whole = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N rows.")]
-Scoring = Annotated[str, typer.Option("--scoring", help="v1, or v0: golds keep their blanks (the paper).")]
+Scoring = Annotated[
+    str | None,
+    typer.Option(
+        "--scoring", help="v1, or v0: golds keep their blanks, as in the paper. Default: v1; with --paper v0."
+    ),
+]
 Data = Annotated[
     list[str] | None,
     typer.Option("--data", metavar="PATH", help="Rows: FILE, TASK=FILE, or a folder with TASK.jsonl."),

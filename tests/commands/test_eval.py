@@ -194,6 +194,7 @@ def test_a_table_of_the_paper_with_local_rows(
     )
     assert code == 0
     paper = read_json(out)["paper"]
+    assert read_json(out)["scoring"] == "v0"
     assert len(paper) == count and {line["model"] for line in paper} == {row}
     assert all(0 <= line["percent"] <= 100 for line in paper)
     header, *lines = stdout.splitlines()[: count + 1]
@@ -286,3 +287,13 @@ def test_the_example_makes_rows_that_run(
     made = json.loads(stdout)["cells"]
     assert code == 0
     assert [(cell["task"], cell["rows"]) for cell in made] == [("fda", 2)] * 2 + [("questions", 2)] * 2
+
+
+def test_what_the_cut_leaves_out_is_said(evaluate: Callable[..., tuple[int, str, str]], data: Path) -> None:
+    rows = [*ROWS[:2], {**ROWS[2], "answers": ["5"]}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, stdout, stderr = evaluate("squad", "--data", data, "--template", "once")
+    assert code == 0 and stdout.splitlines()[1].split()[4] == "2"
+    assert "1 row is left out: no gold, or one of a single character" in stderr
+    _, stdout, stderr = evaluate("squad", "--data", data, "--template", "once", "--no-window")
+    assert stdout.splitlines()[1].split()[4] == "3" and "left out" not in stderr
