@@ -122,6 +122,22 @@ def test_a_sure_answer_ends_the_reading(threshold: float, tmp_path: Path) -> Non
         assert len(again.passes) == 3 and "margin" in str(account[0]["unsure"])
 
 
+def test_interrupted_the_answer_so_far_is_kept(tmp_path: Path) -> None:
+    loaded = load(tiny.save(tmp_path / "m", "mamba"))
+    [first] = list(readings(first_reader(Reader(loaded, template="cq")), WORDS, "who?", max_new_tokens=4))[:1]
+
+    def cut() -> Any:
+        yield first
+        raise KeyboardInterrupt
+
+    again = Rereading(cut(), Again(3, 1.01))
+    with pytest.raises(KeyboardInterrupt):
+        next(again)
+    assert again.answer.text == first.answer.text and again.answer.finish_reason == "interrupted"
+    with pytest.raises(ValueError, match="nothing was read"):
+        _ = Rereading(iter(())).answer
+
+
 def test_what_cannot_be_read_again_is_said(tmp_path: Path) -> None:
     causal, encoder = (load(tiny.save(tmp_path / name, name)) for name in ("gla", "jrt_rnn"))
     with pytest.raises(NotResumable, match="encoder"):
