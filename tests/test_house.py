@@ -46,7 +46,8 @@ ONLY_IN = {
     "rich": r"jrtcli\.console",
     "accelerate": r"jrtcli\.train\.loop",
     "triton": r"jrt_kernels\..*\.triton",
-    "numba": r"jrt_kernels\..*\.numba",
+    "numba": r"jrt_kernels\.(jit\..*|.*\.numba)",
+    "llvmlite": r"jrt_kernels\.jit\.lanes",
     "fla": r"jrt_kernels\..*\.fla",
     "mamba_ssm": r"jrt_kernels\..*\.mamba_ssm",
 }

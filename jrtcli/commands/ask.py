@@ -12,6 +12,7 @@ import typer
 from jrtcli import known
 from jrtcli.commands import options
 from jrtcli.commands.ask_report import comparison, report_rows
+from jrtcli.commands.compiling import say_when_compiling
 from jrtcli.console import Console
 from jrtcli.errors import EXIT_INTERRUPTED, DocumentError, UsageError
 from jrtcli.fill import WAYS
@@ -211,6 +212,7 @@ def load(console: Console, model: str, **choices: Any) -> Loaded:
 
         loaded = load_checkpoint(model, **choices)
         _ = loaded.tokenizer
+    say_when_compiling(console)
     return loaded
 
 
