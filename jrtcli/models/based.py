@@ -83,7 +83,9 @@ class LinearAttention(nn.Module):
                 f"decay.decay has {len(self.log_decay)} entries, but the linear attention {self.heads} heads"
             )
         self.qkv_conv = Filters(2 * keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
-        self.q_norm = RMSNorm(config.feature_dim, config.layer_norm_epsilon) if config.q_norm else None
+        self.q_norm = (
+            RMSNorm(config.feature_dim, config.layer_norm_epsilon, backend) if config.q_norm else None
+        )
         self.sizes = [keys, keys, dim]
         self.short_conv = resolve("short_conv", backend)
         self.attend = resolve("taylor_linear_attention", backend)

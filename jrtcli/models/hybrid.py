@@ -207,7 +207,7 @@ class HybridLM(RecurrentLM):
         super().__init__()
         self.config, self.backend, self.published = config, backend, dict(published or {})
         self.embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(config.vocab_rows, config.n_embd)})
-        norm = partial(RMSNorm, config.n_embd, config.layer_norm_epsilon)
+        norm = partial(RMSNorm, config.n_embd, config.layer_norm_epsilon, backend)
         self.layers = nn.ModuleList(
             Block(
                 self._mixer(i),

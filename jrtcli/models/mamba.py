@@ -104,19 +104,19 @@ class MambaMixer(nn.Module):
             cu_seqlens=span.cu_seqlens,
         )
         low, B, C = self.x_proj(x).split(self.sizes, dim=-1)
-        raw = F.linear(low, self.dt_proj.weight)
-        dt = F.softplus(raw.to(torch.promote_types(raw.dtype, torch.float32)) + self.dt_proj.bias)
         y, ssm = self.scan(
             x,
-            dt,
+            F.linear(low, self.dt_proj.weight),
             self.decay_rates(self.A_log),
             B,
             C,
             self.D,
+            dt_bias=self.dt_proj.bias,
+            z=z,
             initial_state=state["ssm"].transpose(1, 2),
             cu_seqlens=span.cu_seqlens,
         )
-        return self.out_proj(y * F.silu(z)), {"conv": conv, "ssm": ssm.transpose(1, 2).contiguous()}
+        return self.out_proj(y), {"conv": conv, "ssm": ssm.transpose(1, 2).contiguous()}
 
 
 class Mamba(StateSpaceLM):

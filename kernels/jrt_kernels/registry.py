@@ -25,6 +25,7 @@ OPS: dict[str, dict[str, str]] = {
         "taylor_linear_attention",
         "prefix_linear_attention",
         "short_conv",
+        "gated_norm",
         "sliding_window",
     )
 }

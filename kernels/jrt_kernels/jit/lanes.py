@@ -249,6 +249,38 @@ def exp2(typing: Any, x: Any) -> Any:
     return lanes(lanes), code
 
 
+# log(1 + u) / u on [0, 1], found in the same way; 1 at 0.
+_LOG1P = (
+    -0.003318473696708679,
+    0.020204590633511543,
+    -0.057664453983306885,
+    0.10680556297302246,
+    -0.15355396270751953,
+    0.19695401191711426,
+    -0.24958588182926178,
+    0.33330512046813965,
+    -0.4999993145465851,
+    1.0,
+)
+
+
+@intrinsic
+def softplus(typing: Any, x: Any) -> Any:
+    """log(1 + exp(x))"""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        x, zero = args[0], _all(_FLOATS, 0.0)
+        negative = builder.fcmp_ordered("olt", x, zero)
+        minus = builder.select(negative, x, builder.fneg(x))  # -|x|; a nan stays one
+        u = _exp2(builder, builder.fmul(minus, _all(_FLOATS, 1.4426950408889634)))
+        p = _all(_FLOATS, _LOG1P[0])
+        for coefficient in _LOG1P[1:]:
+            p = _fma(builder, p, u, _all(_FLOATS, coefficient))
+        return _fma(builder, p, u, builder.select(negative, zero, x))
+
+    return lanes(lanes), code
+
+
 @intrinsic
 def silu(typing: Any, x: Any) -> Any:
     """x / (1 + exp(-x))"""

@@ -47,6 +47,13 @@ def whole(x: Tensor | None, size: int = 0) -> Array:
     return flat(x.float().contiguous())
 
 
+def alike(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as they are where all are bf16, else in fp32: a kernel is compiled for these two alone."""
+    if all(x.dtype == torch.bfloat16 for x in tensors):
+        return tensors
+    return tuple(x.float() for x in tensors)
+
+
 def rows(x: Tensor) -> tuple[Array, int]:
     """x (B, T, ...) fp32 or bf16 -> an array from the first value on, the distance of two tokens in it.
 

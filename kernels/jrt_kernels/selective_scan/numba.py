@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from jrt_kernels.jit.compiler import jit
-from jrt_kernels.jit.lanes import exp2, fma, load, mul, number, splat, store
+from jrt_kernels.jit.lanes import add, exp2, fma, load, mul, number, silu, softplus, splat, store
 from jrt_kernels.jit.recurrence import scratch
-from jrt_kernels.jit.tensors import check, flat, rows, run, sequences, whole
+from jrt_kernels.jit.tensors import alike, check, flat, rows, run, sequences, whole
 
 CHANNELS = 64
 BLOCK = 32
@@ -25,9 +25,12 @@ BLOCK = 32
 @jit
 def _scan(  # type: ignore[no-untyped-def]
     first, last, bounds, channels, states, x, x_step, dt, dt_step, rates,
-    B, B_step, C, C_step, D, source, target, out,
+    B, B_step, C, C_step, D, bias, raw, z, z_step, gated, source, target, out,
 ):  # fmt: skip
-    """Units are 64 channels of a sequence; states (S, N, D), rates = A log2(e) (N, D)."""
+    """Units are 64 channels of a sequence; states (S, N, D), rates = A log2(e) (N, D).
+
+    raw: dt is softplus(dt + bias); gated: y is multiplied by silu(z).
+    """
     steps, written, y = scratch(BLOCK * CHANNELS), scratch(BLOCK * CHANNELS), scratch(BLOCK * CHANNELS)
     blocks = channels // CHANNELS
     for unit in range(first, last):
@@ -43,6 +46,8 @@ def _scan(  # type: ignore[no-untyped-def]
             for i in range(count):
                 for j in range(0, CHANNELS, 16):
                     step = load(dt, (begin + i) * dt_step + column + j)
+                    if raw:
+                        step = softplus(add(step, load(bias, column + j)))
                     value = load(x, (begin + i) * x_step + column + j)
                     store(steps, i * CHANNELS + j, step)
                     store(written, i * CHANNELS + j, mul(step, value))
@@ -73,7 +78,10 @@ def _scan(  # type: ignore[no-untyped-def]
                 store(target, row + 48, h3)
             for i in range(count):
                 for j in range(0, CHANNELS, 16):
-                    store(out, (begin + i) * channels + column + j, load(y, i * CHANNELS + j))
+                    result = load(y, i * CHANNELS + j)
+                    if gated:
+                        result = mul(result, silu(load(z, (begin + i) * z_step + column + j)))
+                    store(out, (begin + i) * channels + column + j, result)
 
 
 def selective_scan(
@@ -84,6 +92,8 @@ def selective_scan(
     C: Tensor,
     D: Tensor | None = None,
     *,
+    dt_bias: Tensor | None = None,
+    z: Tensor | None = None,
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +101,7 @@ def selective_scan(
 
     Raises Unsupported for fp64, for tensors on a GPU and where a gradient is wanted.
     """
-    check("selective_scan", x, dt, A, B, C, D, initial_state)
+    check("selective_scan", x, dt, A, B, C, D, dt_bias, z, initial_state)
     batch, tokens, channels = x.shape
     states = A.shape[1]
     marks = sequences(batch, tokens, cu_seqlens)
@@ -102,19 +112,21 @@ def selective_scan(
     if initial_state is not None:
         given = initial_state.float().transpose(1, 2)
         before = pad(given, (0, wide)) if wide else given.contiguous()
-    half = x.dtype == torch.bfloat16
-    values = x
+    bias = torch.zeros(channels) if dt_bias is None else dt_bias.float()
+    values, dt, B, C, gate = alike(x, dt, B, C, x[..., :0] if z is None else z)
     if wide:
-        values, dt, rates, skip = (pad(y, (0, wide)) for y in (x, dt, rates, skip))
-    out = torch.empty(batch, tokens, channels + wide, dtype=torch.bfloat16 if half else torch.float32)
+        values, dt, rates, skip, bias = (pad(y, (0, wide)) for y in (values, dt, rates, skip, bias))
+        gate = gate if z is None else pad(gate, (0, wide))
+    out = torch.empty(batch, tokens, channels + wide, dtype=values.dtype)
     after = torch.empty_like(before)
     if tokens == 0:
         after = before.clone()
     else:
         run(
             _scan, (len(marks) - 1) * ((channels + wide) // CHANNELS), marks, channels + wide, states,
-            *rows(values), *rows(dt.float()), whole(rates), *rows(B), *rows(C), whole(skip),
-            flat(before), flat(after), flat(out), parallel=tokens > 1,
+            *rows(values), *rows(dt), whole(rates), *rows(B), *rows(C), whole(skip),
+            whole(bias), dt_bias is not None, *(rows(gate) if z is not None else (flat(gate), 0)),
+            z is not None, flat(before), flat(after), flat(out), parallel=tokens > 1,
         )  # fmt: skip
     y = out[..., :channels] if wide else out
     return y.to(x.dtype), after[:, :, :channels].transpose(1, 2)
