@@ -287,7 +287,7 @@ class GLA(RecurrentLM):
 
     def head(self, hidden: Tensor) -> Tensor:
         table = self.embeddings.weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(self.norm(hidden), table, None, None)
+        logits = fast_linear(self.norm(hidden), table, None, None, compiled=self.backend == "numba")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @classmethod

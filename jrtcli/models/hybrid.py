@@ -244,7 +244,7 @@ class HybridLM(RecurrentLM):
     def head(self, hidden: Tensor) -> Tensor:
         y = self.ln_f(hidden)
         table = self.embeddings["word_embeddings"].weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(y, table, None, None)  # type: ignore[arg-type]
+        logits = fast_linear(y, table, None, None, compiled=self.backend == "numba")  # type: ignore[arg-type]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @classmethod

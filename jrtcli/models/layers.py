@@ -17,6 +17,12 @@ from jrtcli.models.base import LayerState, Span
 from jrtcli.models.linear import Linear
 
 
+def tap_major(weight: Tensor) -> Tensor:
+    """weight (C, 1, W) of a depthwise convolution -> (C, W), W-major in memory as `short_conv` wants it."""
+    wide = weight[:, 0].to(torch.promote_types(weight.dtype, torch.float32))
+    return wide.t().contiguous().t()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension, in fp32; the result in the weight's dtype."""
 

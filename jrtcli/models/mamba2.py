@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, Span
-from jrtcli.models.linear import Linear
+from jrtcli.models.layers import tap_major
+from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import number, settle, sizes
 from jrtcli.models.state_space import (
     StateSpaceConfig,
@@ -134,6 +135,7 @@ class Mamba2Mixer(nn.Module):
         self.norm = GatedNorm(config, backend) if config.rmsnorm else None
         self.out_proj = Linear(inner + bypass, config.hidden_size, bias=config.use_bias)
         self.config, self.shared = config, shared
+        self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.ssd = resolve("ssd", backend)
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
@@ -154,7 +156,7 @@ class Mamba2Mixer(nn.Module):
         gate, aside, z, mixed, raw = self.in_proj(x).split(self.sizes, dim=-1)
         mixed, conv = self.short_conv(
             mixed,
-            self.conv1d.weight[:, 0],
+            self.filters(self.conv1d.weight),
             self.conv1d.bias,
             activation="silu",
             initial_state=state["conv"],

@@ -174,7 +174,7 @@ class StateSpaceLM(RecurrentLM):
 
     def head(self, hidden: Tensor) -> Tensor:
         table = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(self.norm_f(hidden), table, None, None)
+        logits = fast_linear(self.norm_f(hidden), table, None, None, compiled=self.backend == "numba")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @classmethod

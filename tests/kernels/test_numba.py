@@ -14,6 +14,7 @@ import torch
 from jrt_kernels import registry
 from jrt_kernels.jit.compiler import jit
 from jrt_kernels.jit.lanes import exp2, load, silu, store, total
+from jrt_kernels.jit.product import matvec, serves
 from jrt_kernels.jit.tensors import flat, rows, sequences
 from jrt_kernels.registry import OPS, Unsupported, choose, resolve
 from jrtcli.machine import EXTRAS, inspect
@@ -223,3 +224,26 @@ def test_code_is_compiled_once_and_kept_in_the_users_cache(tmp_path: Path, root:
     assert run(tmp_path / "cache") == [result]
     (tmp_path / "file").write_text("where the cache cannot be")
     assert run(tmp_path / "file") == ["compiling", result]
+
+
+@pytest.mark.parametrize("outputs", (1, 17, 300))
+@pytest.mark.parametrize("size", (16, 48, 64, 208))
+@pytest.mark.parametrize("bias", (False, True))
+def test_one_row_times_bf16_weights(outputs: int, size: int, bias: bool) -> None:
+    x, weight = _normal(1, 1, size).bfloat16(), _normal(outputs, size).bfloat16()
+    offset = _normal(outputs).bfloat16() if bias else None
+    assert serves(x, weight)
+    got = matvec(x, weight, offset)
+    want = torch.nn.functional.linear(
+        x.double(), weight.double(), None if offset is None else offset.double()
+    )
+    assert got.dtype == torch.bfloat16 and got.shape == want.shape
+    assert (got - want).norm() / want.norm() < 4e-3  # one rounding to bf16
+
+
+def test_other_products_are_left_to_torch() -> None:
+    x, weight = _normal(1, 32).bfloat16(), _normal(8, 32).bfloat16()
+    assert serves(x, weight)
+    assert not serves(x.float(), weight.float())
+    assert not serves(x.repeat(2, 1), weight)
+    assert not serves(x[:, :20], weight[:, :20])

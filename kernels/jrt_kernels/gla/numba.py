@@ -104,8 +104,9 @@ def gla(
     if deep:
         q, k, g = (pad(x, (0, deep)) for x in (q, k, g))
     values = pad(v, (0, wide)) if wide else v
-    before = torch.zeros(len(marks) - 1, heads, keys + deep, width + wide)
-    if initial_state is not None:
+    if initial_state is None:
+        before = torch.zeros(len(marks) - 1, heads, keys + deep, width + wide)
+    else:
         before = initial_state.float()
         before = pad(before, (0, wide, 0, deep)) if wide or deep else before.contiguous()
     half = v.dtype == torch.bfloat16

@@ -58,7 +58,7 @@ def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
-    return cgutils.gep_inbounds(builder, data, index)
+    return cgutils.gep(builder, data, index)
 
 
 def _check(array: Any) -> None:
@@ -105,6 +105,22 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp, lanes), code
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index], which need not exist, into the second cache."""
+    _check(array)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, number32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number32, number32, number32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        pointer = builder.bitcast(_address(context, builder, array, args[0], args[1]), byte)
+        builder.call(function, [pointer, number32(0), number32(2), number32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), code
 
 
 @intrinsic

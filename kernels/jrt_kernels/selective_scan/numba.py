@@ -108,8 +108,9 @@ def selective_scan(
     wide = -channels % CHANNELS
     rates = A.float().t() * math.log2(math.e)
     skip = torch.zeros(channels) if D is None else D.float()
-    before = torch.zeros(len(marks) - 1, states, channels + wide)
-    if initial_state is not None:
+    if initial_state is None:
+        before = torch.zeros(len(marks) - 1, states, channels + wide)
+    else:
         given = initial_state.float().transpose(1, 2)
         before = pad(given, (0, wide)) if wide else given.contiguous()
     bias = torch.zeros(channels) if dt_bias is None else dt_bias.float()

@@ -79,8 +79,9 @@ def short_conv(
     wide = -channels % CHANNELS
     filters = weight.float().t()
     offset = torch.zeros(channels) if bias is None else bias.float()
-    before = torch.zeros(len(marks) - 1, taps - 1, channels + wide)
-    if initial_state is not None:
+    if initial_state is None:
+        before = torch.zeros(len(marks) - 1, taps - 1, channels + wide)
+    else:
         given = initial_state.float().transpose(1, 2)
         before = pad(given, (0, wide)) if wide else given.contiguous()
     half = x.dtype == torch.bfloat16

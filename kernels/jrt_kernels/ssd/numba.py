@@ -97,8 +97,9 @@ def ssd(
     wide, deep = -width % TILE, -states % 16
     if wide or deep:
         x, B, C = pad(x, (0, wide)), pad(B, (0, deep)), pad(C, (0, deep))
-    before = torch.zeros(len(marks) - 1, heads, states + deep, width + wide)
-    if initial_state is not None:
+    if initial_state is None:
+        before = torch.zeros(len(marks) - 1, heads, states + deep, width + wide)
+    else:
         given = initial_state.float().transpose(2, 3)
         before = pad(given, (0, wide, 0, deep)) if wide or deep else given.contiguous()
     after = torch.empty_like(before)
