@@ -75,7 +75,8 @@ def test_goldens_load(golden: Path, cache: Path, case: str, architecture: str) -
     assert loaded.identity.name == case
     assert loaded.identity.source == str(golden / case)
     assert loaded.identity.revision is None
-    assert (loaded.device, loaded.dtype, loaded.backend) == ("cpu", "float32", "torch")
+    backend = "torch" if architecture == "transformer" else "numba"
+    assert (loaded.device, loaded.dtype, loaded.backend) == ("cpu", "float32", backend)
     assert loaded.known is None
     assert loaded.template == ("cq" if architecture == "jrt_rnn" else "cqcq")
     expected = load_file(golden / case / "expected.safetensors")

@@ -6,7 +6,12 @@ from jrtcli.console import Console
 
 
 def say_when_compiling(console: Console) -> None:
-    """From now on `compiling kernels (once)` stands on stderr before the first kernel is compiled."""
+    """From now on, where stderr is a terminal, a line stands there before the first kernel is compiled.
+
+    It holds in the current context: the program runs each command in one of its own.
+    """
+    if not console.stderr_terminal:
+        return
     from jrt_kernels.jit.folder import on_compile
 
     said: list[bool] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextvars import copy_context
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 import torch
 
 from jrt_kernels import registry
-from jrt_kernels.jit.compiler import jit
+from jrt_kernels.jit.compiler import _NoCache, jit
 from jrt_kernels.jit.lanes import exp2, load, silu, store, total
 from jrt_kernels.jit.product import matvec, serves
 from jrt_kernels.jit.tensors import flat, rows, sequences
 from jrt_kernels.registry import OPS, Unsupported, choose, resolve
+from jrtcli.commands.compiling import say_when_compiling
+from jrtcli.console import Console
 from jrtcli.machine import EXTRAS, inspect
 
 
@@ -247,3 +251,27 @@ def test_other_products_are_left_to_torch() -> None:
     assert not serves(x.float(), weight.float())
     assert not serves(x.repeat(2, 1), weight)
     assert not serves(x[:, :20], weight[:, :20])
+
+
+def test_compiling_is_announced_once_on_a_terminal_only() -> None:
+    def said(*, terminal: bool) -> str:
+        stderr = io.StringIO()
+        stderr.isatty = lambda: terminal  # type: ignore[method-assign]
+
+        def announce() -> None:
+            say_when_compiling(Console(stderr=stderr))
+            for _ in range(2):
+
+                @jit
+                def fresh(x):  # type: ignore[no-untyped-def]
+                    return len(x)
+
+                fresh._dispatcher._cache = _NoCache()
+                fresh.__dict__["compiled"] = fresh._dispatcher
+                assert fresh(np.zeros(16, np.float32)) == 16
+
+        copy_context().run(announce)
+        return stderr.getvalue()
+
+    assert said(terminal=True).count("compiling kernels (once)") == 1
+    assert said(terminal=False) == ""
