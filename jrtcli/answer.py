@@ -30,6 +30,7 @@ class Token:
 class Answer:
     """What was said, and what it took.
 
+    continuation: the text as it was generated, white space at its ends and all.
     finish_reason: "stop" (a stop string or the end-of-text token), "length", or "interrupted". token_ids and
     probabilities: of the tokens that carry the answer (of the stop token where the answer is empty).
     prompt_tokens: of the rendered prompt, the longest where the document was read in `passages`;
@@ -40,6 +41,7 @@ class Answer:
 
     question: str
     text: str
+    continuation: str
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     finish_reason: str
@@ -94,6 +96,7 @@ class Asking(Iterator[Token]):
         self._restorer = restorer
         self._started = started
         self._text, self._begun = "", False
+        self._continuation = ""
         self._ids: list[int] = []
         self._probabilities: list[float] = []
         self._first_token_s = self._last_step_s = 0.0
@@ -130,6 +133,7 @@ class Asking(Iterator[Token]):
 
     def _show(self, text: str, *, last: bool) -> str:
         """The text as the reader sees it: no space in front, the document's own capitals."""
+        self._continuation += text
         if not self._begun:
             text = text.lstrip()
             self._begun = bool(text)
@@ -149,6 +153,7 @@ class Asking(Iterator[Token]):
         tokens = fields["reused_tokens"] + fields["read_tokens"] + self._steps
         return Answer(
             text=self._text.strip(),
+            continuation=self._continuation,
             token_ids=tuple(self._ids),
             probabilities=tuple(self._probabilities),
             finish_reason=self._finish_reason or "interrupted",

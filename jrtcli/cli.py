@@ -18,13 +18,23 @@ from jrtcli.errors import UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("jrtcli.commands.ask:ask", "Answer questions about documents, with a recall report."),
+    "batch": ("jrtcli.commands.batch:batch", "Answer the rows of a file, many at once; go on after a kill."),
+    "read": ("jrtcli.commands.read:read", "Read a document once, to ask it many questions."),
+    "state": ("jrtcli.commands.state:state", "Look at the saved states of documents, and remove them."),
     "prompt": ("jrtcli.commands.prompt:prompt", "Show the rewritten prompt, its segments and token counts."),
     "models": ("jrtcli.commands.models:models", "List the checkpoints that --model takes by a short name."),
     "train": ("jrtcli.commands.train:train", "Train a small recurrent model from a recipe."),
     "probe": ("jrtcli.commands.probe:probe", "Show what order and a second reading change, at equal state."),
+    "eval": ("jrtcli.commands.eval:eval_", "Measure recall on the paper's tasks, once and twice."),
+    "eval perplexity": (
+        "jrtcli.commands.eval_perplexity:perplexity",
+        "Perplexity of texts: recalled bigrams, and the rest.",
+    ),
+    "batch merge": ("jrtcli.commands.batch_merge:merge", "Make one output of those of shards."),
     "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
 }
-"""name -> ("module:function", one line of help). A new command is one entry here."""
+"""name -> ("module:function", one line of help). A new command is one entry here. "one two" is a command
+too: `jrt one two` runs it before `one` sees its arguments."""
 
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -34,6 +44,8 @@ class LazyGroup(TyperGroup):
     """Lists commands from the table; imports the module of the one that is run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if " ".join(args[:2]) in COMMANDS:
+            args = [" ".join(args[:2]), *args[2:]]
         name, stub, rest = super().resolve_command(ctx, args)
         if name is None or stub is None:
             return name, stub, rest
@@ -44,10 +56,20 @@ def _load(name: str) -> Any:
     target, summary = COMMANDS[name]
     module, attribute = target.split(":")
     function = getattr(import_module(module), attribute)
+    if isinstance(function, typer.Typer):
+        # A group with commands of its own.
+        group = get_command(function)
+        group.name, group.context_settings = name, _CONTEXT
+        return group
     app = typer.Typer(add_completion=False)
     # The function's docstring is the long help; the table has the short one.
-    app.command(name, help=function.__doc__ or summary, context_settings=_CONTEXT)(function)
+    app.command(name, help=_paragraphs(function.__doc__ or summary), context_settings=_CONTEXT)(function)
     return get_command(app)
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose paragraphs are one line each, for the help to fold to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _version(value: bool) -> None:

@@ -29,6 +29,10 @@ class DocumentError(JrtError):
     """A document cannot be read."""
 
 
+class StateError(JrtError):
+    """A document's state cannot be read, or is that of something else than it is asked for."""
+
+
 class TemplateError(UsageError):
     """A prompt template is wrong or unknown."""
 

@@ -17,12 +17,14 @@ class Request:
 
     filled: the ids that come after `state`, and their mask. encoder_length: tokens JRT-RNN reads
     non-causally; None: the model's own rule. state: one row, what was read before; shared by many requests,
-    never changed.
+    never changed. shared: of the ids as many as are the same for every question, if a state can stop there; 0
+    if not.
     """
 
     filled: Filled
     encoder_length: int | None = None
     state: State | None = None
+    shared: int = 0
 
     @property
     def tokens(self) -> int:

@@ -8,18 +8,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jrt_prompts
+from jrtcli.ahead import Ahead, check_shared, encoder_limit, encoder_tokens, part_read, shared_tokens
 from jrtcli.answer import Asking
 from jrtcli.document import DocumentState
-from jrtcli.errors import JrtError, NotResumable, TemplateError, UsageError
+from jrtcli.errors import StateError, TemplateError, UsageError
 from jrtcli.evidence import CaseRestorer
 from jrtcli.fill import WAYS, Filled, fill
 from jrtcli.generate import Generation, Steps
 from jrtcli.passages import Surest, passages
 from jrtcli.prepared import Prepared, Request
-from jrtcli.tokens import PromptIds, encode_prompt
+from jrtcli.source import Document, Piece
+from jrtcli.state_identity import StateIdentity, ids_sha256, model_facts, order_facts, text_sha256
+from jrtcli.tokens import PromptIds, Remembering, Tokenizer, encode_prompt
 
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
+    from jrtcli.state import State
 
 MAX_NEW_TOKENS = 48
 """Of the paper's evaluation (appendix B.5)."""
@@ -61,67 +65,94 @@ class Reader:
         except jrt_prompts.PromptError as error:
             raise UsageError(str(error)) from None
 
-    def read(self, context: str) -> DocumentState:
-        """Read a document as far as it is the same for every question, to ask many from there.
+    def ahead(self, document: str | Document) -> Ahead:
+        """What of a document can be read before a question is known; nothing is read yet.
 
         Raises UsageError where the template shows the question first, NotResumable where JRT-RNN's encoder
         would have to stop inside its region.
         """
-        started = time.perf_counter()
-        prompt = self.prompt(context, "?")
-        encoded = encode_prompt(prompt, self.loaded.tokenizer)
-        first_question = min(span.start for span in encoded.spans if span.role == "question")
-        points = [point for point in encoded.cache_points if point <= first_question]
-        if not points:
-            raise UsageError(
-                f"template {self.template.name} shows the question before the document:"
-                " nothing can be read ahead; take cq, ccq or cqcq"
-            )
-        ids = encoded.ids[: points[-1]]
-        encoder = self._encoder_length(encoded)
-        limit = encoder_limit(self.loaded.model)
-        if self.loaded.model.has_encoder and len(ids) < (encoder if encoder is not None else limit or 0):
-            region = "past the first reading" if limit is None else f"{limit} tokens"
-            raise NotResumable(
-                f"the encoder of this model reads {region} in one piece, so a state cannot stop inside it:"
-                " take template cq or ccq, or ask without reading ahead"
-            )
-        generation = self.generation(Request(Filled(list(ids)), encoder), max_new_tokens=1)
-        next(generation, None)
-        assert generation.state is not None
-        seconds = time.perf_counter() - started
-        return DocumentState(context, tuple(ids), self.template.name, prompt.reads, generation.state, seconds)
+        document = Document(document, (Piece("text"),)) if isinstance(document, str) else document
+        prompt = self.prompt(document.text, "?")
+        parts = []
+        every, _ = self._prompts(document.text, prompt, "?")
+        for encoded in every:
+            whole = self._whole(encoded)
+            shared, encoder = shared_tokens(encoded), encoder_tokens(self.loaded.model, whole.encoder_length)
+            check_shared(self.template, shared, encoder, fixed=whole.encoder_length is None)
+            parts.append(Request(Filled(list(encoded.ids[:shared])), whole.encoder_length))
+        ids = [token for part in parts for token in part.filled.ids]
+        identity = StateIdentity(
+            **self.facts(prompt.reads),
+            part=part_read(every[0]),
+            passages=len(parts),
+            document_sha256=text_sha256(document.text),
+            tokens=len(ids),
+            ids_sha256=ids_sha256(ids),
+            state_dtype="float32",
+        )
+        return Ahead(document, tuple(parts), identity, self.template, self.loaded.identity.source)
 
-    def prepare(self, source: str | DocumentState, question: str) -> Prepared:
+    def read(
+        self, document: str | Document | Ahead, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> DocumentState:
+        """Read a document as far as it is the same for every question, to ask many from there.
+
+        on_progress: called with (tokens read, tokens to read). Raises as `ahead`.
+        """
+        ahead = document if isinstance(document, Ahead) else self.ahead(document)
+        return ahead.read(self.loaded.model, on_progress)
+
+    def facts(self, reads: int) -> dict[str, Any]:
+        """What every state of this reader depends on, whatever the document: jrtcli.state_identity."""
+        return self._model_facts | order_facts(self.template, reads, self.window)
+
+    @cached_property
+    def _model_facts(self) -> dict[str, Any]:
+        return model_facts(self.loaded)
+
+    def prepare(
+        self, source: str | DocumentState, question: str, *, prompt: jrt_prompts.Prompt | None = None
+    ) -> Prepared:
         """The prompt of one question about a document's text, or about what was read of it; nothing is read.
 
-        Raises UsageError for an empty document or question, JrtError for a DocumentState of another template.
+        prompt: to be read as it is, in one passage, instead of what the template makes. Raises UsageError for
+        an empty document or question, StateError for a DocumentState of another model
+        or template.
         """
         context = source if isinstance(source, str) else source.context
-        prompt = self.prompt(context, question)
-        encoded = encode_prompt(prompt, self.loaded.tokenizer)
-        body = next(span for span in reversed(encoded.spans) if span.role == "context")
+        given = prompt is not None
+        prompt = prompt or self.prompt(context, question)
+        parts: list[tuple[tuple[int, ...], State]] = []
+        where = "this state"
         if isinstance(source, DocumentState):
-            if tuple(encoded.ids[: source.tokens]) != source.ids:
-                raise JrtError(
-                    f"this state was read with template {source.template} ({source.reads} readings):"
-                    f" it is not the beginning of a prompt of {self.template.name} ({prompt.reads} readings)"
+            where = source.origin or where
+            if source.identity is not None:
+                source.identity.check(self.facts(prompt.reads), where)
+            parts = source.passages
+        every, context_tokens = self._prompts(context, prompt, question, 1 if given else len(parts))
+        if isinstance(source, DocumentState) and source.identity is not None:
+            source.identity.check({"part": part_read(every[0])}, where)
+        requests = [self._whole(encoded) for encoded in every]
+        if parts:
+            if [encoded.ids[: len(ids)] for encoded, (ids, _) in zip(every, parts, strict=True)] != [
+                ids for ids, _ in parts
+            ]:
+                raise StateError(
+                    f"{where}: its tokens are not the beginning of this prompt:"
+                    " read the document again with `jrt read`"
                 )
-            requests = [Request(Filled(list(encoded.ids[source.tokens :])), None, source.state)]
-        elif self.window and body.end - body.start > self.window:
-            parts = passages(context, self.loaded.tokenizer, self.window)
-            every = [encode_prompt(self.prompt(part, question), self.loaded.tokenizer) for part in parts]
-            requests = [self._whole(ids) for ids in every]
-            encoded = max(every, key=lambda ids: len(ids.ids))
-        else:
-            requests = [self._whole(encoded)]
+            requests = [
+                Request(Filled(list(encoded.ids[len(ids) :])), None, state)
+                for encoded, (ids, state) in zip(every, parts, strict=True)
+            ]
+        encoded = max(every, key=lambda ids: len(ids.ids))
         fields = {
             "question": question,
             "prompt": prompt,
             "template": self.template.name,
             "reads": prompt.reads,
             "prompt_tokens": len(encoded.ids),
-            "context_tokens": body.end - body.start,
+            "context_tokens": context_tokens,
             "passages": len(requests),
             "read_tokens": sum(request.tokens for request in requests),
             "reused_tokens": source.tokens if isinstance(source, DocumentState) else 0,
@@ -130,6 +161,31 @@ class Reader:
         }
         return Prepared(context, tuple(requests), fields)
 
+    def _prompts(
+        self, context: str, prompt: jrt_prompts.Prompt, question: str, count: int = 0
+    ) -> tuple[list[PromptIds], int]:
+        """The prompt as ids, or one for each passage of a long document; and the document's own tokens.
+
+        count: in so many passages the document was read; 0: as the window has it.
+        """
+        encoded = self._encode(prompt)
+        start, end = _body(encoded)
+        tokens = end - start
+        if count == 1 or (count == 0 and not (self.window and tokens > self.window)):
+            return [encoded], tokens
+        parts = passages(context, self._tokenizer, self.window)
+        if count and len(parts) != count:
+            raise StateError(f"a state of {count} passages of a document that has {len(parts)} here")
+        return [self._encode(self.prompt(part, question)) for part in parts], tokens
+
+    def _encode(self, prompt: jrt_prompts.Prompt) -> PromptIds:
+        return encode_prompt(prompt, self._tokenizer)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        # A document is tokenised once, however many questions are asked.
+        return Remembering(self.loaded.tokenizer)
+
     def ask(
         self,
         source: str | DocumentState,
@@ -137,16 +193,19 @@ class Reader:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_progress: Callable[[int, int], None] | None = None,
+        on_read: Callable[[State], None] | None = None,
     ) -> Asking:
         """Ask about a document's text, or go on from what was read of it; the answer comes token by token.
 
-        on_progress: called with (tokens read, tokens to read) during the prefill. Raises as `prepare`.
+        on_progress: called with (tokens read, tokens to read) during the prefill. on_read: as `start`. Raises
+        as `prepare`.
         """
         started = time.perf_counter()
         return self.start(
             self.prepare(source, question),
             max_new_tokens=max_new_tokens,
             on_progress=on_progress,
+            on_read=on_read,
             started=started,
         )
 
@@ -156,17 +215,24 @@ class Reader:
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_progress: Callable[[int, int], None] | None = None,
+        on_read: Callable[[State], None] | None = None,
         started: float | None = None,
     ) -> Asking:
-        """Answer what was prepared. started: of time.perf_counter, from which the first token counts."""
-        generation: Generation | Surest
-        if len(prepared.requests) == 1:
-            generation = self.generation(
-                prepared.requests[0], max_new_tokens=max_new_tokens, on_progress=on_progress
+        """Answer what was prepared. started: of time.perf_counter, from which the first token counts.
+
+        on_read: called once for each passage that is read from nothing, with the state at the end of what
+        every question has in common (see `ahead`), if a state can stop there.
+        """
+        each = [
+            self.generation(
+                request,
+                max_new_tokens=max_new_tokens,
+                on_pause=on_read,
+                on_progress=on_progress if len(prepared.requests) == 1 else None,
             )
-        else:
-            each = [self.generation(r, max_new_tokens=max_new_tokens) for r in prepared.requests]
-            generation = Surest(each, says=self.says, on_progress=on_progress)
+            for request in prepared.requests
+        ]
+        generation = each[0] if len(each) == 1 else Surest(each, says=self.says, on_progress=on_progress)
         return self.asking(prepared, generation, started=started)
 
     def asking(self, prepared: Prepared, generation: Steps, *, started: float | None = None) -> Asking:
@@ -200,6 +266,7 @@ class Reader:
             encoder_length=request.encoder_length,
             reencode=request.filled.reencode,
             state=request.state,
+            pause=request.shared,
             stop_ids=self.stop_ids,
             real_tokens=self.loaded.real_tokens,
             temperature=self.temperature,
@@ -209,8 +276,10 @@ class Reader:
 
     def _whole(self, encoded: PromptIds) -> Request:
         """A whole prompt, to be read from nothing."""
-        body = next(span for span in reversed(encoded.spans) if span.role == "context")
-        return Request(self._filled(encoded, body.start, body.end), self._encoder_length(encoded))
+        encoder, shared = self._encoder_length(encoded), shared_tokens(encoded)
+        if shared < encoder_tokens(self.loaded.model, encoder):
+            shared = 0
+        return Request(self._filled(encoded, *_body(encoded)), encoder, shared=shared)
 
     def _encoder_length(self, encoded: PromptIds) -> int | None:
         """To the end of the last reading for an encoder of any length; None: the model's own rule."""
@@ -244,6 +313,7 @@ def window_of(loaded: Loaded) -> int:
     return asked if isinstance(asked, int) and asked > 0 else 0
 
 
-def encoder_limit(model: Any) -> int | None:
-    """The fixed encoder length a JRT-RNN was trained with; None: any length, or no encoder at all."""
-    return getattr(model.config, "enc_length", None) if model.has_encoder else None
+def _body(encoded: PromptIds) -> tuple[int, int]:
+    """Where the last reading of the document begins and ends."""
+    span = next(span for span in reversed(encoded.spans) if span.role == "context")
+    return span.start, span.end

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 _WINDOW_TOKENS = 16
 """A decoder that looks at neighbours is taken to look no further."""
+
+_LONG_CHARACTERS = 2000
+_REMEMBERED = 4
+"""Texts: two readings of a document, and two that hold a question."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,6 +76,20 @@ class Tokenizer:
     def stream(self) -> TokenStream:
         """A decoder for ids that come one at a time."""
         return TokenStream(self._vocabulary)
+
+
+class Remembering(Tokenizer):
+    """A tokenizer that still knows the ids of the last few long texts: a document shown to many questions."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer._vocabulary, tokenizer.source)
+        self._recall = lru_cache(maxsize=_REMEMBERED)(super().encode_with_ends)
+
+    def encode_with_ends(self, text: str, *, first: bool) -> tuple[list[int], list[int]]:
+        """As of Tokenizer; the lists are shared between calls and not to be changed."""
+        if len(text) < _LONG_CHARACTERS:
+            return super().encode_with_ends(text, first=first)
+        return self._recall(text, first=first)
 
 
 class TokenStream:

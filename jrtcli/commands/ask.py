@@ -11,17 +11,21 @@ import typer
 
 from jrtcli import known
 from jrtcli.commands import options
-from jrtcli.commands.ask_report import comparison, report_rows
+from jrtcli.commands.ask_session import Session
 from jrtcli.commands.compiling import say_when_compiling
 from jrtcli.console import Console
-from jrtcli.errors import EXIT_INTERRUPTED, DocumentError, UsageError
+from jrtcli.document import About, describe
+from jrtcli.errors import DocumentError, UsageError
 from jrtcli.fill import WAYS
+from jrtcli.questions import Question, read_questions
 from jrtcli.source import Document, join, read_document
+from jrtcli.state_cache import StateCache
+from jrtcli.state_file import read_file
 
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
     from jrtcli.reader import Reader
-    from jrtcli.report import Report
+    from jrtcli.rereading import Again
 
 Golds = Annotated[
     list[str] | None,
@@ -52,19 +56,47 @@ MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The 
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
 
 
+State = Annotated[
+    str | None,
+    typer.Option(
+        "--state",
+        metavar="FILE",
+        help="Go on from what `jrt read` saved of a document, with its model and template unless named here.",
+    ),
+]
+QuestionsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--questions", metavar="FILE", help="Questions, one a line, or JSON lines with gold answers; - stdin."
+    ),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither look for what was read before, nor keep it.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A short name (see `jrt models`), a hub id, or a folder. Default: tiny."
+    ),
+]
+
+
 def ask(
     doc: options.Documents = None,
     question: options.Questions = None,
     answer: Golds = None,
-    model: options.Model = options.DEFAULT_MODEL,
+    state: State = None,
+    questions: QuestionsFile = None,
+    model: Model = None,
     template: options.Template = None,
-    reads: options.Reads = None,
+    reads: options.ReadsOrAuto = None,
     fill: Fill = "twice",
     window: Window = None,
     compare: Compare = False,
     max_new_tokens: MaxNewTokens = 48,
     temperature: Temperature = 0.0,
     seed: options.Seed = 0,
+    no_cache: NoCache = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     tokenizer: options.Tokenizer = None,
@@ -75,131 +107,110 @@ def ask(
 ) -> int:
     """Answer questions about documents with a recurrent model, and report how well it recalled.
 
-    The answer is all that stdout holds; the report goes to stderr.
+    The answer is all that stdout holds; the report goes to stderr. Several questions are answered in one
+    batch, from one reading, in the order asked.
+
+    --reads auto answers after one reading, and where the answer is unsure (a token hardly ahead of the next
+    best, or an answer that is not in the document) reads on from there and answers again. `jrt eval
+    --calibrate` finds what counts as unsure for a model.
+
+    What templates such as cq, ccq and cqcq read before the question is kept for the next run in
+    $XDG_CACHE_HOME/jrt/states, else ~/.cache/jrt/states: files of your own that hold the document's text and
+    that nobody else may read. Documents of fewer than 512 tokens are not worth a file. JRT_STATE_QUOTA (2GB)
+    is what they may take; what was not used for longest goes first, and 0 turns this off.
     """
-    if not doc:
-        raise UsageError("no document: give one with --doc FILE, or --doc - for stdin")
-    questions, golds = _questions(question or [], answer or [])
+    if not doc and state is None:
+        raise UsageError("no document: give one with --doc FILE, --doc - for stdin, or --state FILE")
+    asked = _questions(question or [], answer or [], questions, "-" in (doc or []))
     if fill not in WAYS:
         raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
-    document = _document(doc)
-    chosen = _template(template)
+    count, most = options.reads_or_auto(reads)
+    if compare and most is not None:
+        raise UsageError("--compare shows each reading, --reads auto only the last one: leave one out")
+    if compare and state is not None:
+        raise UsageError("--compare reads in several orders, a --state was read in one: leave one out")
+    about = None if state is None else describe(read_file(state, whole=False))
+    document = read_documents(doc) if doc else None
+    chosen = template_of(template)
+    cache = None if no_cache or compare or about is not None else open_cache()
     console = Console(quiet=quiet)
+    if about is not None:
+        model, revision = of_state(about) if model is None else (model, revision)
+        dtype = about.identity.dtype if dtype == "auto" else dtype
+        window = about.identity.window if window is None else window
+        if chosen is None:
+            chosen = about.order
+            count = about.identity.reads if count is None and most is None else count
     loaded = load(
-        console, model, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
+        console,
+        options.DEFAULT_MODEL if model is None else model,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        revision=revision,
+        tokenizer=tokenizer,
     )
 
+    from jrtcli.document import load_state
     from jrtcli.reader import Reader
+    from jrtcli.reading import Reading
+    from jrtcli.rereading import first_reader
 
     settings: dict[str, Any] = {"fill": fill, "window": window, "temperature": temperature, "seed": seed}
-    reader = Reader(loaded, template=chosen, reads=reads, **settings)
-    readers = [reader]
-    if compare:
-        if reader.template.least_reads > 1:
-            raise UsageError(
-                f"--compare reads once first, but template {reader.template.name} always reads"
-                f" {reader.template.least_reads} times: take --template cqcq"
-            )
-        if reads == 1:
-            raise UsageError("--compare reads once and N times: give --reads 2 or more, or leave it out")
-        if chosen is None and reads is None:
-            names = dict.fromkeys([*ORDERS, reader.template.name])
-            others = {name: Reader(loaded, template=name, **settings) for name in names}
-            readers = [reader if name == reader.template.name else others[name] for name in names]
-        else:
-            reader.reads = max(2, reads or reader.template.default_reads)
-            readers = [Reader(loaded, template=reader.template, reads=1, **settings), reader]
-    for text in questions:
-        reader.prompt(document.text, text)
-    session = Session(console, document, reader, readers, max_new_tokens, json=json)
-    return session.run(questions, golds)
+    reader = Reader(loaded, template=chosen, reads=count, **settings)
+    again = None if most is None else reread(reader, most)
+    reader = reader if most is None else first_reader(reader)
+    readers = _compared(reader, chosen, count, settings) if compare else [reader]
+    saved = None if state is None else load_state(state, loaded, document=document)
+    document = saved.document if document is None and saved is not None else document
+    assert document is not None
+    for one in asked:
+        reader.prompt(document.text, one.text)
+    reading = Reading(reader, document, state=saved, cache=cache, again=again)
+    return Session(console, reading, readers, max_new_tokens, json=json).run(asked)
 
 
-class Session:
-    """The questions of one run, answered in turn by one loaded model."""
+def reread(reader: Reader, most: int) -> Again:
+    """When to read again, by the threshold of the reader's model. Raises UsageError, NotResumable."""
+    from jrtcli.calibration import threshold_of
+    from jrtcli.rereading import Again, check
 
-    def __init__(
-        self,
-        console: Console,
-        document: Document,
-        reader: Reader,
-        readers: Sequence[Reader],
-        max_new_tokens: int,
-        *,
-        json: bool,
-    ) -> None:
-        # The answer is that of `reader`; the others among `readers` are compared with it.
-        self.console, self.document, self.reader, self.readers = console, document, reader, readers
-        self.max_new_tokens, self.json = max_new_tokens, json
-        self.rows: list[dict[str, Any]] = []
+    check(reader, most)
+    threshold, calibrated = threshold_of(reader, most)
+    return Again(most, threshold, calibrated)
 
-    def run(self, questions: Sequence[str], golds: Sequence[Sequence[str]]) -> int:
-        """Answer all; Ctrl-C keeps what was said so far."""
-        interrupted = False
-        for number, (question, gold) in enumerate(zip(questions, golds, strict=True), start=1):
-            if len(questions) > 1 and not self.json:
-                self.console.note(f"{chr(10) if number > 1 else ''}{question}", style="bold")
-            interrupted = self._one(str(number), question, gold)
-            if interrupted:
-                break
-        if self.json:
-            self.console.json(self.rows[0] if len(questions) == 1 and self.rows else self.rows)
-        if interrupted:
-            self.console.note("interrupted", style="yellow")
-        return EXIT_INTERRUPTED if interrupted else 0
 
-    def _one(self, id: str, question: str, golds: Sequence[str]) -> bool:
-        """Answer one question. Returns whether it was interrupted."""
-        from jrtcli.report import row
+def _compared(reader: Reader, chosen: Any, reads: int | None, settings: dict[str, Any]) -> list[Reader]:
+    """The readers whose answers --compare shows, `reader` among them. Raises UsageError."""
+    from jrtcli.reader import Reader
 
-        others: dict[int, Report] = {}
-        for i, reader in enumerate(self.readers):
-            if reader is not self.reader:
-                others[i] = self._answer(reader, question, golds, show=False)
-                if others[i].answer.finish_reason == "interrupted":
-                    self.rows.append(row(others[i], id=id))
-                    return True  # the answer of another reading is not the answer: it is not shown
-        report = self._answer(self.reader, question, golds, show=not self.json)
-        made = row(report, id=id)
-        if others:
-            made["compared"] = [row(other, id=id) for other in others.values()]
-        self.rows.append(made)
-        if not self.json and report.answer.token_ids:
-            if others:
-                comparison(self.console, [others.get(i, report) for i in range(len(self.readers))])
-            self.console.report(report_rows(report))
-            for warning in report.warnings:
-                self.console.warn(warning)
-        return report.answer.finish_reason == "interrupted"
+    template = reader.template
+    if template.least_reads > 1:
+        raise UsageError(
+            f"--compare reads once first, but template {template.name} always reads"
+            f" {template.least_reads} times: take --template cqcq"
+        )
+    if reads == 1:
+        raise UsageError("--compare reads once and N times: give --reads 2 or more, or leave it out")
+    if chosen is None and reads is None:
+        names = dict.fromkeys([*ORDERS, template.name])
+        others = {name: Reader(reader.loaded, template=name, **settings) for name in names}
+        return [reader if name == template.name else others[name] for name in names]
+    reader.reads = max(2, reads or template.default_reads)
+    return [Reader(reader.loaded, template=template, reads=1, **settings), reader]
 
-    def _answer(self, reader: Reader, question: str, golds: Sequence[str], *, show: bool) -> Report:
-        from jrtcli.report import judge
 
-        stream = self.console.answer() if show else None
-        asking = None
-        said = ""
-        try:
-            with self.console.progress("reading", unit="tokens") as bar:
-                asking = reader.ask(
-                    self.document.text, question, max_new_tokens=self.max_new_tokens, on_progress=bar.update
-                )
-                token = next(asking, None)
-            while token is not None:
-                if stream is not None:
-                    stream.push(token.text)
-                    said += token.text
-                token = next(asking, None)
-        except KeyboardInterrupt:
-            if asking is None:
-                raise
-        answer = asking.answer
-        if stream is not None:
-            # Interrupted, the last piece may still be waiting for its capitals.
-            stream.push(answer.text[len(said) :] if answer.text.startswith(said) else "")
-            if answer.token_ids:
-                # Interrupted while reading nothing was said, not even an empty answer.
-                stream.end()
-        return judge(answer, self.document, reader.loaded, golds)
+def of_state(about: About) -> tuple[str, str | None]:
+    """The checkpoint that a state was read by, as --model and --revision would name it."""
+    if about.source == "bundled":
+        return about.identity.checkpoint, None
+    return about.source, None if Path(about.source).is_dir() else about.identity.revision
+
+
+def open_cache() -> StateCache | None:
+    """The cache of states; None where its quota is 0."""
+    cache = StateCache()
+    return cache if cache.quota_bytes else None
 
 
 def load(console: Console, model: str, **choices: Any) -> Loaded:
@@ -216,29 +227,44 @@ def load(console: Console, model: str, **choices: Any) -> Loaded:
     return loaded
 
 
-def _questions(questions: Sequence[str], answers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The questions, and the gold answers of each."""
+def _questions(
+    questions: Sequence[str], answers: Sequence[str], file: str | None, stdin_is_taken: bool
+) -> list[Question]:
+    """The questions in the order asked, each with its gold answers."""
+    if file == "-" and stdin_is_taken:
+        raise UsageError("--doc - and --questions -: stdin can be read only once")
+    if file is not None and (questions or answers):
+        raise UsageError("--questions FILE has all questions: leave out --question and --answer")
+    if file is not None:
+        return read_questions(file)
     if not questions:
-        raise UsageError("no question: give one with --question")
+        raise UsageError("no question: give one with --question, or many with --questions FILE")
     for question in questions:
         if not question.strip():
             raise UsageError("a question is empty: say what to look for with --question")
-    if len(questions) == 1:
-        return list(questions), [list(answers)]
-    if answers and len(answers) != len(questions):
+    if len(questions) > 1 and answers and len(answers) != len(questions):
         raise UsageError(
             f"{len(answers)} --answer for {len(questions)} questions: give one each, in order, or none"
         )
-    return list(questions), [[answer] for answer in answers] or [[] for _ in questions]
+    golds: list[tuple[str, ...]] = [(gold,) for gold in answers]
+    if len(questions) == 1:
+        golds = [tuple(answers)]
+    elif not answers:
+        golds = [() for _ in questions]
+    return [
+        Question(str(number), text, gold)
+        for number, (text, gold) in enumerate(zip(questions, golds, strict=True), start=1)
+    ]
 
 
-def _document(sources: Sequence[str]) -> Document:
+def read_documents(sources: Sequence[str]) -> Document:
+    """Files as one document; "-" is standard input. Raises DocumentError."""
     if list(sources).count("-") > 1:
         raise DocumentError("--doc -: stdin can be read only once")
     return join([read_document(source) for source in sources])
 
 
-def _template(name: str | None) -> Any:
+def template_of(name: str | None) -> Any:
     """The template asked for, so that a wrong name is said before a model is loaded."""
     if name is None:
         return None

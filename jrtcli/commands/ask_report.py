@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jrtcli.clean import clean_line
 from jrtcli.console import Console
 
 if TYPE_CHECKING:
+    from jrtcli.answer import Answer
+    from jrtcli.reading import Reading
     from jrtcli.report import Report
 
 Spans = list[tuple[str, str]]
@@ -16,9 +19,43 @@ AROUND_CHARACTERS = 40
 """Of a line of evidence, shown on either side of the match."""
 
 
-def report_rows(report: Report) -> list[tuple[str, str | Spans]]:
+def report_rows(report: Report, reading: Reading) -> list[tuple[str, str | Spans]]:
     """Label and value of each line of the report."""
-    answer, loaded = report.answer, report.loaded
+    answer = report.answer
+    rows = short_rows(report)
+    rows.append(("read", _read(report)))
+    rows += _readings(reading)
+    state = _state(reading, answer)
+    if state:
+        rows.append(("state", state))
+    speeds = [f"first token {answer.first_token_s:.2f} s"]
+    if answer.prefill_tokens_per_s:
+        speeds.append(f"prefill {answer.prefill_tokens_per_s:,.0f} tokens/s")
+    if answer.decode_tokens_per_s:
+        speeds.append(f"decode {answer.decode_tokens_per_s:,.0f} tokens/s")
+    rows.append(("speed", " · ".join(speeds)))
+    return [*rows, ("memory", _memory(report)), ("model", _model(report))]
+
+
+def _readings(reading: Reading) -> list[tuple[str, str | Spans]]:
+    """What came of each reading of --reads auto, and why the document was read again or not."""
+    again, rereading = reading.again, reading.rereading
+    if again is None or rereading is None:
+        return []
+    rows: list[tuple[str, str | Spans]] = []
+    for one in rereading.passes:
+        why = one.unsure(again.threshold)
+        said = clean_line(one.answer.text) or "(nothing)"
+        verdict = f"unsure: {', '.join(why)}" if why else f"sure: margin {one.margin:.2f}"
+        rows.append(("" if rows else "readings", f"{one.reads}: {said} · {verdict} · {one.tokens:,} tokens"))
+    known = "calibrated" if again.calibrated else "not calibrated for this model: `jrt eval --calibrate`"
+    rows.append(("", f"at most {again.most}; unsure below a margin of {again.threshold:.2f}, {known}"))
+    return rows
+
+
+def short_rows(report: Report) -> list[tuple[str, str | Spans]]:
+    """Those lines of the report that are about one of many answers."""
+    answer = report.answer
     rows: list[tuple[str, str | Spans]] = []
     if report.scores is not None:
         rows.append(("recall", _scores(report.scores)))
@@ -28,19 +65,58 @@ def report_rows(report: Report) -> list[tuple[str, str | Spans]]:
         low = report.low_confidence
         value = f"{answer.confidence:.2f}{', low: the model was not sure' if low else ''}"
         rows.append(("confidence", [(value, "yellow" if low else ""), (" (mean token probability)", "dim")]))
-    rows.append(("read", _read(report)))
-    speeds = [f"first token {answer.first_token_s:.2f} s"]
-    if answer.prefill_tokens_per_s:
-        speeds.append(f"prefill {answer.prefill_tokens_per_s:,.0f} tokens/s")
-    if answer.decode_tokens_per_s:
-        speeds.append(f"decode {answer.decode_tokens_per_s:,.0f} tokens/s")
-    rows.append(("speed", " · ".join(speeds)))
-    rows.append(("memory", _memory(report)))
-    about = f"{loaded.identity.architecture}, {size(loaded.identity.parameters)} parameters"
-    rows.append(
-        ("model", f"{loaded.identity.name} ({about}) · {loaded.device} · {loaded.dtype} · {loaded.backend}")
-    )
     return rows
+
+
+def summary_rows(
+    reports: Sequence[Report], reading: Reading, seconds: float
+) -> list[tuple[str, str | Spans]]:
+    """What many answers have in common, and their mean scores. seconds: of answering them all."""
+    last = reports[-1]
+    rows: list[tuple[str, str | Spans]] = []
+    scored = [report.scores for report in reports if report.scores is not None]
+    if scored:
+        means = [
+            f"{_METRIC_NAMES.get(name, name)} {sum(s[name] for s in scored) / len(scored):.2f}"
+            for name in scored[0]
+        ]
+        rows.append(("mean recall", f"{' · '.join(means)} ({len(scored)} scored)"))
+    read = sum(report.answer.read_tokens for report in reports)
+    answered = sum(len(report.answer.token_ids) for report in reports)
+    rows.append(
+        (
+            "read",
+            f"{times(last.answer.reads)} (template {last.answer.template}):"
+            f" {read:,} tokens for {len(reports)} questions; answers {answered:,}",
+        )
+    )
+    state = _state(reading, last.answer, many=True)
+    if state:
+        rows.append(("state", state))
+    rows.append(("speed", f"{len(reports)} questions in {seconds:.2f} s"))
+    return [*rows, ("memory", _memory(last)), ("model", _model(last))]
+
+
+def _state(reading: Reading, answer: Answer, *, many: bool = False) -> str:
+    """What was reused of an earlier reading and from where, or what was kept for later questions."""
+    reused = reading.reuse(answer)
+    kept = f"kept in the cache for further questions ({bytes_size(reading.kept_bytes)})"
+    if reused is None:
+        return kept if reading.kept_bytes else ""
+    place = reused["file"]
+    if place is None:
+        said = f"{reused['reused_tokens']:,} tokens read once for all questions"
+        return f"{said}, {kept}" if reading.kept_bytes else said
+    name = f"cache, {Path(place).name[:8]}" if reading.cached else place
+    if many:
+        return f"{reused['reused_tokens']:,} tokens reused for each question ({name})"
+    return f"{reused['reused_tokens']:,} of {reused['tokens']:,} tokens reused ({name})"
+
+
+def _model(report: Report) -> str:
+    loaded = report.loaded
+    about = f"{loaded.identity.architecture}, {size(loaded.identity.parameters)} parameters"
+    return f"{loaded.identity.name} ({about}) · {loaded.device} · {loaded.dtype} · {loaded.backend}"
 
 
 def comparison(console: Console, reports: Sequence[Report]) -> None:
@@ -150,8 +226,6 @@ def _read(report: Report) -> str:
     if answer.repeated_tokens or answer.padding_tokens:
         extra += f", in front {answer.repeated_tokens:,} of the document again"
         extra += f" and {answer.padding_tokens:,} of padding"
-    if answer.reused_tokens:
-        extra += f", {answer.reused_tokens:,} reused"
     return (
         f"{times(answer.reads)} (template {answer.template}): {answer.read_tokens:,} tokens, {extra};"
         f" answer {len(answer.token_ids):,}"

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from jrt_prompts.template import MAX_READS
+from jrtcli.errors import UsageError
+from jrtcli.fill import WAYS
+
 _MACHINE = "Machine and checkpoint"
 
 Model = Annotated[
@@ -28,6 +32,15 @@ Template = Annotated[
 ]
 Reads = Annotated[
     int | None, typer.Option("--reads", "-n", min=1, help="How often the document is read.", metavar="N")
+]
+ReadsOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--reads",
+        "-n",
+        help="How often the document is read; auto: again (up to N times) where the answer is unsure.",
+        metavar="N|auto[:N]",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)]
 Dtype = Annotated[
@@ -52,3 +65,39 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr bu
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.", metavar="FILE")
 ]
+Fill = Annotated[
+    str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=0,
+        metavar="N",
+        help="Read a longer document in passages of N tokens; 0: whole. Default: the model's own.",
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
+
+
+def reads_or_auto(text: str | None) -> tuple[int | None, int | None]:
+    """(readings, None) of a number, (None, most readings) of auto or auto:N. Raises UsageError."""
+    if text is None:
+        return None, None
+    word, colon, number = text.strip().partition(":")
+    if word == "auto" and not colon:
+        from jrtcli.rereading import MOST_READS
+
+        return None, MOST_READS
+    wanted = number if word == "auto" else text
+    try:
+        reads = int(wanted)
+    except ValueError:
+        reads = 0
+    least = 2 if word == "auto" else 1
+    if not least <= reads <= MAX_READS:
+        raise UsageError(
+            f"--reads {text!r}: give a number from 1 to {MAX_READS}, auto, or auto:N with N from 2"
+        )
+    return (None, reads) if word == "auto" else (reads, None)

@@ -254,6 +254,24 @@ class RecurrentLM(nn.Module):
         return self.head(last), State(layers, length)
 
     @torch.no_grad()
+    def forward_from(
+        self, tokens: Tensor, state: State, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """tokens (B, T) read on from `state` -> logits (B, T, V) fp32 at every position, the new State.
+
+        cu_seqlens (N + 1,): B is 1 and the tokens are a pack that goes on from the N rows of the state. All
+        tokens are in the layers at once, and none of them in JRT-RNN's encoder. Raises ValueError for a state
+        of other rows.
+        """
+        tokens = tokens.to(self.device)
+        rows, length = tokens.shape if cu_seqlens is None else (len(cu_seqlens) - 1, tokens.shape[1])
+        if len(state) != rows:
+            raise ValueError(f"the state has {len(state)} rows, the tokens {rows}")
+        added = torch.full_like(state.length, length) if cu_seqlens is None else cu_seqlens.diff()
+        hidden, layers = self._read(tokens, state.layers, Span(state.length, length, cu_seqlens))
+        return self.head(hidden), State(layers, state.length + added)
+
+    @torch.no_grad()
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
         """One token (B,) for every row -> logits (B, V) fp32, the new State. The given state stays as it
         is.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -29,6 +28,7 @@ def _load(name: str) -> ModuleType:
 
 tiny = _load("tiny_checkpoint")
 QUESTION = "Who is the contact person?"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +41,6 @@ def document(tmp_path: Path) -> Path:
     path = tmp_path / "doc.txt"
     path.write_text(tiny.TEXT)
     return path
-
-
-@pytest.fixture
-def says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let the model say these texts, one per question, with the confidence of 0.9 per token."""
-    import jrtcli
-
-    tokenizer = jrtcli.load(folder).tokenizer
-    queue: list[str] = []
-    plans: WeakKeyDictionary[Generation, list[int]] = WeakKeyDictionary()
-
-    def choose(self: Generation, logits: Any) -> tuple[int, float]:
-        if self not in plans:
-            plans[self] = tokenizer.encode(f" {queue.pop(0)}\n", first=False)
-        return plans[self].pop(0), 0.9
-
-    monkeypatch.setattr(Generation, "_choose", choose)
-    return lambda *texts: queue.extend(texts)
 
 
 @pytest.fixture
@@ -259,17 +241,17 @@ def test_a_prompt_longer_than_the_trained_context_is_warned_of(
 def test_ctrl_c_keeps_what_was_said(
     ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = Generation._choose
+    original = Generation._draw
     calls = 0
 
-    def interrupted(self: Generation, logits: Any) -> tuple[int, float]:
+    def interrupted(self: Generation) -> tuple[int, float]:
         nonlocal calls
         calls += 1
         if calls % 4 == 0:
             raise KeyboardInterrupt
-        return original(self, logits)
+        return original(self)
 
-    monkeypatch.setattr(Generation, "_choose", interrupted)
+    monkeypatch.setattr(Generation, "_draw", interrupted)
     template = "cloze-cq"
     assert ask("--template", template) == 130
     captured = capsys.readouterr()
@@ -301,12 +283,12 @@ def test_ctrl_c_shows_also_what_waited_for_its_capitals(
     model = tiny.save(tmp_path / "lower", "jrt_rnn", lowercase=True)
     plan = jrtcli.load(model).tokenizer.encode(" maria kowalski", first=False)
 
-    def choose(self: Generation, logits: Any) -> tuple[int, float]:
+    def choose(logits: Any, randoms: Any, **_: Any) -> list[tuple[int, float]]:
         if not plan:
             raise KeyboardInterrupt
-        return plan.pop(0), 0.5
+        return [(plan.pop(0), 0.5)]
 
-    monkeypatch.setattr(Generation, "_choose", choose)
+    monkeypatch.setattr("jrtcli.generate.choose", choose)
     assert main(["ask", "-d", str(document), "-Q", QUESTION, "-m", str(model)]) == 130
     assert capsys.readouterr().out == "Maria Kowalski\n"
 
@@ -342,6 +324,13 @@ def test_one_seed_one_answer(ask: Callable[..., int], capsys: pytest.CaptureFixt
         (["--doc", "{doc}", "-Q", "a", "-Q", "b", "-a", "c", "--model", "{model}"], 2, "--answer"),
         (["--doc", "{doc}", "-Q", "a", "--compare", "--reads", "1", "-m", "{model}"], 2, "--reads 2"),
         (["--doc", "{doc}", "-Q", "a", "--compare", "-t", "{dir}/one.toml", "-m", "{model}"], 2, "reads"),
+        (["--state", "{dir}/missing.state", "-Q", "a"], 1, "missing.state"),
+        (["--state", "{doc}", "-Q", "a"], 1, "is not a document's state"),
+        (["--state", "{doc}", "-Q", "a", "--compare"], 2, "--compare"),
+        (["--doc", "{doc}", "--questions", "{dir}/missing"], 1, "missing"),
+        (["--doc", "{doc}", "--questions", "{dir}/empty"], 2, "holds no question"),
+        (["--doc", "{doc}", "--questions", "{doc}", "-Q", "a"], 2, "--questions"),
+        (["--doc", "-", "--questions", "-"], 2, "stdin"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -1,0 +1,184 @@
+"""Calibration: from which margin on an answer is worth no second reading, counted on held-out rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jrtcli.errors import UsageError
+from jrtcli.metrics import contains
+from jrtcli.rereading import MOST_READS, THRESHOLD, first_reader, readings
+
+if TYPE_CHECKING:
+    from jrtcli.reader import Reader
+
+KEEP = 0.95
+"""Of the gain of always reading `most` times: the threshold is the least that keeps so much."""
+
+LEAST_ROWS = 20
+"""Fewer held-out rows say nothing about a threshold."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out question. For each number of readings: recall (contains), tokens read so far, the margin
+    and whether the answer stands in the document and is not empty."""
+
+    recall: tuple[float, ...]
+    tokens: tuple[int, ...]
+    margin: tuple[float, ...]
+    found: tuple[bool, ...]
+
+    def last(self, threshold: float) -> int:
+        """Which of its readings is the last one by a threshold."""
+        for i in range(len(self.recall) - 1):
+            if self.margin[i] >= threshold and self.found[i]:
+                return i
+        return len(self.recall) - 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a threshold gives: mean recall, mean tokens read, the share of rows that were read again."""
+
+    threshold: float
+    recall: float
+    tokens: float
+    again: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, for one model, template and number of readings, and what it was found on.
+
+    once, most: recall and tokens of reading as often as the template must, and always `reads` times.
+    """
+
+    threshold: float
+    reads: int
+    template: str
+    weights_sha256: str
+    rows: int
+    once: Point
+    most: Point
+    auto: Point
+
+
+def sample(
+    reader: Reader,
+    context: str,
+    question: str,
+    golds: Sequence[str],
+    *,
+    most: int = MOST_READS,
+    **options: Any,
+) -> Sample:
+    """Read one held-out row as often as it goes. Options and errors as of jrtcli.rereading.readings."""
+    every = list(readings(first_reader(reader), context, question, most=most, **options))
+    tokens = [one.tokens for one in every]
+    return Sample(
+        tuple(contains(one.answer.text, golds) for one in every),
+        tuple(sum(tokens[: i + 1]) for i in range(len(tokens))),
+        tuple(one.margin for one in every),
+        tuple(one.found for one in every),
+    )
+
+
+def point(samples: Sequence[Sample], threshold: float) -> Point:
+    """What a threshold would have given on these samples. Below 0: read once; above 1: always again."""
+    last = [one.last(threshold) if threshold >= 0 else 0 for one in samples]
+    count = len(samples)
+    return Point(
+        threshold,
+        sum(one.recall[i] for one, i in zip(samples, last, strict=True)) / count,
+        sum(one.tokens[i] for one, i in zip(samples, last, strict=True)) / count,
+        sum(i > 0 for i in last) / count,
+    )
+
+
+def curve(samples: Sequence[Sample]) -> list[Point]:
+    """Recall against tokens, for every threshold that changes anything: from reading once to always again."""
+    margins = sorted({margin for one in samples for margin in one.margin[:-1]})
+    return [point(samples, threshold) for threshold in (-1.0, 0.0, *margins, 1.01)]
+
+
+def calibrate(
+    reader: Reader,
+    rows: Iterable[tuple[str, str, Sequence[str]]],
+    *,
+    most: int = MOST_READS,
+    on_row: Callable[[int], None] | None = None,
+    **options: Any,
+) -> tuple[Calibration, list[Sample]]:
+    """Find a threshold on held-out rows of (document, question, gold answers).
+
+    It is the least threshold that keeps KEEP of the gain in recall of always reading `most` times; where
+    there is no gain, 0: only an answer that is not in the document is read again. on_row: called with the
+    rows done. Raises UsageError for fewer than LEAST_ROWS.
+    """
+    samples: list[Sample] = []
+    for context, question, golds in rows:
+        samples.append(sample(reader, context, question, golds, most=most, **options))
+        if on_row is not None:
+            on_row(len(samples))
+    if len(samples) < LEAST_ROWS:
+        raise UsageError(f"{len(samples)} held-out rows: a threshold needs at least {LEAST_ROWS}")
+    every = curve(samples)
+    once, always = every[0], every[-1]
+    wanted = once.recall + KEEP * max(0.0, always.recall - once.recall)
+    auto = next(p for p in every[1:] if p.recall >= wanted or p is always)
+    loaded = reader.loaded
+    return (
+        Calibration(
+            min(auto.threshold, 1.01),
+            most,
+            reader.template.name,
+            loaded.identity.weights_sha256,
+            len(samples),
+            once,
+            always,
+            auto,
+        ),
+        samples,
+    )
+
+
+def folder() -> Path:
+    """Where thresholds are kept: beside the cache of states, $XDG_CACHE_HOME/jrt, else ~/.cache/jrt."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jrt" / "thresholds"
+
+
+def _place(reader: Reader, most: int) -> Path:
+    named = [reader.loaded.identity.weights_sha256, reader.template.name, str(most)]
+    return folder() / f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:32]}.json"
+
+
+def keep(reader: Reader, found: Calibration) -> Path:
+    """Write a calibration to its place, whole or not at all. Raises UsageError where that cannot be."""
+    place = _place(reader, found.reads)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = place.with_suffix(f".{os.getpid()}.part")
+        partial.write_text(json.dumps(asdict(found), indent=1) + "\n")
+        partial.replace(place)
+    except OSError as error:
+        raise UsageError(f"{place}: the threshold cannot be kept: {error.strerror}") from None
+    return place
+
+
+def threshold_of(reader: Reader, most: int) -> tuple[float, bool]:
+    """The threshold of a reader's model and template, and whether it was calibrated. A file that cannot be
+    read counts as none."""
+    try:
+        value = json.loads(_place(reader, most).read_text())["threshold"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return THRESHOLD, False
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 2:
+        return THRESHOLD, False
+    return float(value), True
