@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from jrtcli.models import architecture
+from jrtcli.placement import resolve_backend
 
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba": {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
@@ -36,6 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+TIMED = ("their_prefill", "our_prefill", "our_linears", "their_decode", "our_decode", "our_decode_of_16")
 LARGEST_ERROR = {
     torch.float32: 1e-3
 }  # relative RMS of the logits; in bf16 random weights amplify rounding without bound
@@ -55,6 +57,13 @@ def reference(name: str, layers: int, dtype: torch.dtype) -> Any:
     return model_class(config_class(**shape)).to(dtype).eval()
 
 
+def decode_many(model: Any, token: Tensor, state: Any, count: int) -> Tensor:
+    """`count` steps of all rows at once."""
+    for _ in range(count):
+        logits, state = model.step(token, state)
+    return logits
+
+
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
     """Process CPU time of one run, and its result."""
     start = time.process_time()
@@ -64,11 +73,13 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 
 @torch.no_grad()
 def compare(
-    name: str, tokens: int, decode: int, rounds: int, layers: int, dtype: torch.dtype
+    name: str, tokens: int, decode: int, rounds: int, layers: int, dtype: torch.dtype, backend: str
 ) -> dict[str, Any]:
     """One row: tokens per second of both, their ratios, and how far the logits are apart."""
     theirs = reference(name, layers, dtype)
-    ours = architecture(name).from_checkpoint(theirs.config.to_dict(), theirs.state_dict(), dtype=dtype)
+    ours = architecture(name).from_checkpoint(
+        theirs.config.to_dict(), theirs.state_dict(), dtype=dtype, backend=backend
+    )
     ids = torch.randint(0, 50000, (1, tokens), generator=torch.Generator().manual_seed(1))
     next_id = ids[:, 0]
 
@@ -87,14 +98,25 @@ def compare(
             logits, state = ours.step(next_id, state)
         return logits
 
+    linears = [module for module in ours.layers.modules() if isinstance(module, torch.nn.Linear)]
+    inputs = {size: torch.randn(512, size).to(dtype) for size in {m.in_features for m in linears}}
+
+    def our_linears() -> None:
+        for _ in range(tokens // 512):
+            for module in linears:
+                module(inputs[module.in_features])
+
+    many = torch.randint(0, 50000, (16,), generator=torch.Generator().manual_seed(2))
     ours.step(next_id, ours.prefill(ids[:, :64])[1])  # weights are reordered on first use
-    best = dict.fromkeys(("their_prefill", "our_prefill", "their_decode", "our_decode"), float("inf"))
+    best = dict.fromkeys(TIMED, float("inf"))
     for _ in range(rounds):
         times: dict[str, float] = {}
         times["our_prefill"], (got, state) = seconds(lambda: ours.prefill(ids))
         times["their_prefill"], (want, cache) = seconds(their_prefill)
+        times["our_linears"], _ = seconds(our_linears)
         times["our_decode"], got_next = seconds(lambda s=state: our_decode(s))
         times["their_decode"], want_next = seconds(lambda c=cache: their_decode(c))
+        times["our_decode_of_16"], _ = seconds(lambda s=state: decode_many(ours, many, s.repeat(16), decode))
         best = {key: min(value, times[key]) for key, value in best.items()}
     pairs = ((got, want), (got_next, want_next))
     error = max(float((a - b).norm() / b.norm()) for a, b in pairs)
@@ -103,11 +125,14 @@ def compare(
     )
     return {
         "shape": f"{name}-130m" if layers == 24 else f"{name}, {layers} layers",
+        "backend": backend,
         "dtype": str(dtype).removeprefix("torch."),
         "prefill_tokens": tokens,
         "prefill_tokens_per_s": round(tokens / best["our_prefill"], 1),
         "transformers_prefill_tokens_per_s": round(tokens / best["their_prefill"], 1),
         "prefill_ratio": round(best["their_prefill"] / best["our_prefill"], 2),
+        "share_of_the_linears_alone": round(best["our_linears"] / best["our_prefill"], 3),
+        "decode_of_16_rows_over_one": round(16 * best["our_decode"] / best["our_decode_of_16"], 2),
         "decode_tokens_per_s": round(decode / best["our_decode"], 1),
         "transformers_decode_tokens_per_s": round(decode / best["their_decode"], 1),
         "decode_ratio": round(best["their_decode"] / best["our_decode"], 2),
@@ -126,13 +151,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--backend", default="auto", help="auto, numba, torch or naive")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     print(json.dumps({"torch": torch.__version__, "machine": platform.machine(), "threads": 1}))
     for name in SHAPES if options.shape == "both" else [options.shape]:
         dtype = getattr(torch, options.dtype)
-        row = compare(name, options.tokens, options.decode, options.rounds, options.layers, dtype)
+        backend = resolve_backend(options.backend, name, "cpu")
+        row = compare(name, options.tokens, options.decode, options.rounds, options.layers, dtype, backend)
         print(json.dumps(row), flush=True)
 
 

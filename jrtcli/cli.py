@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from typing import Any
 
@@ -125,4 +126,5 @@ def dispatch(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script. Returns the exit code (jrtcli.errors)."""
     arguments = sys.argv[1:] if argv is None else argv
-    return run(lambda: dispatch(arguments))
+    # What a command sets for those below it, such as who is told of compiling, ends with the command.
+    return run(lambda: copy_context().run(dispatch, arguments))

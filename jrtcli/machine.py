@@ -122,15 +122,21 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ..
 
 
 def _backend(architecture: str, device: str) -> Backend:
-    from jrt_kernels.registry import OPS
+    from jrt_kernels.registry import OPS, numba_problem
 
     op = model_class(architecture).main_op
     chosen = resolve_backend("auto", architecture, device)
     others = [name for name in OPS[op] if name != chosen]
-    what = {"torch": "matrix products over chunks", "naive": "the recurrence, token by token"}
+    what = {
+        "numba": "compiled for this processor",
+        "torch": "matrix products over chunks",
+        "naive": "the recurrence, token by token",
+    }
     reason = f"{what.get(chosen, 'kernels of its own')} on {device}"
     if others:
         reason += f"; also {', '.join(others)}"
+    if device == "cpu" and chosen != "numba" and (problem := numba_problem()) is not None:
+        reason += f"; numba, which is faster, cannot be imported: {problem}"
     return Backend(architecture, chosen, reason)
 
 

@@ -55,7 +55,8 @@ ONLY_IN = {
     "lm_eval": r"jrtcli\.lm_eval_model",
     "ray": r"jrtcli\.ray_(engine|actor)",
     "triton": r"jrt_kernels\..*\.triton",
-    "numba": r"jrt_kernels\..*\.numba",
+    "numba": r"jrt_kernels\.(jit\..*|.*\.numba)",
+    "llvmlite": r"jrt_kernels\.jit\.lanes",
     "fla": r"jrt_kernels\..*\.fla",
     "mamba_ssm": r"jrt_kernels\..*\.mamba_ssm",
 }

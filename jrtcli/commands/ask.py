@@ -12,6 +12,7 @@ import typer
 from jrtcli import known
 from jrtcli.commands import options
 from jrtcli.commands.ask_session import Session
+from jrtcli.commands.compiling import say_when_compiling
 from jrtcli.console import Console
 from jrtcli.document import About, describe
 from jrtcli.errors import DocumentError, UsageError
@@ -222,6 +223,7 @@ def load(console: Console, model: str, **choices: Any) -> Loaded:
 
         loaded = load_checkpoint(model, **choices)
         _ = loaded.tokenizer
+    say_when_compiling(console)
     return loaded
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrtcli.commands import options
+from jrtcli.commands.compiling import say_when_compiling
 from jrtcli.console import Console
 from jrtcli.errors import EXIT_DONE, EXIT_FAILED
 
@@ -68,6 +69,7 @@ def _check(
 
     with console.status(f"loading {name}"):
         loaded = load(name, **choices)
+    say_when_compiling(console)
     with console.status("reading the same tokens in many ways"):
         checks = list(check(loaded.model, dtype=loaded.dtype, tokens=loaded.real_tokens, seed=seed))
     place = {"device": loaded.device, "dtype": loaded.dtype, "backend": loaded.backend}

@@ -47,7 +47,7 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=_MACHINE)
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", help="Kernels: auto, torch or naive.", rich_help_panel=_MACHINE)
+    str, typer.Option("--backend", help="Kernels: auto, numba, torch or naive.", rich_help_panel=_MACHINE)
 ]
 Revision = Annotated[
     str | None,

@@ -15,8 +15,8 @@ from jrt_kernels.taylor_linear_attention.features import feature_count
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
-from jrtcli.models.layers import RMSNorm
-from jrtcli.models.linear import Linear
+from jrtcli.models.layers import RMSNorm, tap_major
+from jrtcli.models.linear import Derived, Linear
 
 CONV_TAPS = 3  # whatever config.json's kernel_sizes says, the published code builds 3
 
@@ -40,6 +40,7 @@ class BaseConv(nn.Module):
         self.in_proj = Linear(config.n_embd, 2 * inner, bias=config.conv_bias)
         self.conv = Filters(inner, CONV_TAPS, bias=config.conv_filter_bias)
         self.out_proj = Linear(inner, config.n_embd, bias=config.conv_bias)
+        self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
@@ -49,7 +50,7 @@ class BaseConv(nn.Module):
         u, gate = self.in_proj(x).chunk(2, dim=-1)
         u, conv = self.short_conv(
             u,
-            self.conv.weight[:, 0],
+            self.filters(self.conv.weight),
             self.conv.bias,
             activation="silu",
             initial_state=state["conv"],
@@ -83,7 +84,9 @@ class LinearAttention(nn.Module):
                 f"decay.decay has {len(self.log_decay)} entries, but the linear attention {self.heads} heads"
             )
         self.qkv_conv = Filters(2 * keys + dim, config.qkv_conv, bias=False) if config.qkv_conv else None
-        self.q_norm = RMSNorm(config.feature_dim, config.layer_norm_epsilon) if config.q_norm else None
+        self.q_norm = (
+            RMSNorm(config.feature_dim, config.layer_norm_epsilon, backend) if config.q_norm else None
+        )
         self.sizes = [keys, keys, dim]
         self.short_conv = resolve("short_conv", backend)
         self.attend = resolve("taylor_linear_attention", backend)

@@ -152,10 +152,11 @@ class GatedLinearAttention(nn.Module):
                 for name, size in channels.items()
             }
         )
-        self.g_norm = RMSNorm(self.value_dim, config.norm_eps) if config.elementwise_affine else None
+        self.g_norm = RMSNorm(self.value_dim, config.norm_eps, backend) if config.elementwise_affine else None
         self.config, self.share = config, share
         self.short_conv = resolve("short_conv", backend)
         self.gla = resolve("gla", backend)
+        self.gated_norm = resolve("gated_norm", backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         state = {"kv": torch.zeros(batch, self.config.num_heads, self.key_dim, self.value_dim, device=device)}
@@ -194,13 +195,15 @@ class GatedLinearAttention(nn.Module):
         if self.share > 1:
             k, v, gate = (y.repeat_interleave(self.share, 2) for y in (k, v, gate))
         o, new["kv"] = self.gla(q, k, v, gate, initial_state=state["kv"], cu_seqlens=span.cu_seqlens)
-        if self.g_norm is None:
-            o = F.rms_norm(o, (self.value_dim,), eps=self.config.norm_eps)
-        else:
-            o = self.g_norm(o)
-        o = o.flatten(-2)
-        if self.g_proj is not None:
-            o = o * F.silu(self.g_proj(x))
+        o, _ = self.gated_norm(
+            o.flatten(-2),
+            None if self.g_norm is None else self.g_norm.weight,
+            eps=self.config.norm_eps,
+            z=None if self.g_proj is None else self.g_proj(x),
+            group=self.value_dim,
+            norm_first=True,
+            dtype=self.o_proj.weight.dtype,
+        )
         return self.o_proj(o), new
 
 
@@ -223,9 +226,9 @@ class GLABlock(nn.Module):
 
     def __init__(self, config: GLAConfig, backend: str) -> None:
         super().__init__()
-        self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps, backend)
         self.attn = GatedLinearAttention(config, backend)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, backend)
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
@@ -275,7 +278,7 @@ class GLA(RecurrentLM):
         self.embeddings = nn.Embedding(config.vocab_rows, config.hidden_size)
         nn.init.normal_(self.embeddings.weight, std=0.02)
         self.layers = nn.ModuleList(GLABlock(config, backend) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, backend)
         self.lm_head = None if config.tied else nn.Linear(config.hidden_size, config.vocab_rows, bias=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -284,7 +287,7 @@ class GLA(RecurrentLM):
 
     def head(self, hidden: Tensor) -> Tensor:
         table = self.embeddings.weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(self.norm(hidden), table, None, None)
+        logits = fast_linear(self.norm(hidden), table, None, None, compiled=self.backend == "numba")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @classmethod

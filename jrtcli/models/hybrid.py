@@ -207,7 +207,7 @@ class HybridLM(RecurrentLM):
         super().__init__()
         self.config, self.backend, self.published = config, backend, dict(published or {})
         self.embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(config.vocab_rows, config.n_embd)})
-        norm = partial(RMSNorm, config.n_embd, config.layer_norm_epsilon)
+        norm = partial(RMSNorm, config.n_embd, config.layer_norm_epsilon, backend)
         self.layers = nn.ModuleList(
             Block(
                 self._mixer(i),
@@ -244,7 +244,7 @@ class HybridLM(RecurrentLM):
     def head(self, hidden: Tensor) -> Tensor:
         y = self.ln_f(hidden)
         table = self.embeddings["word_embeddings"].weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(y, table, None, None)  # type: ignore[arg-type]
+        logits = fast_linear(y, table, None, None, compiled=self.backend == "numba")  # type: ignore[arg-type]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @classmethod

@@ -17,18 +17,25 @@ from jrtcli.models.base import LayerState, Span
 from jrtcli.models.linear import Linear
 
 
+def tap_major(weight: Tensor) -> Tensor:
+    """weight (C, 1, W) of a depthwise convolution -> (C, W), W-major in memory as `short_conv` wants it."""
+    wide = weight[:, 0].to(torch.promote_types(weight.dtype, torch.float32))
+    return wide.t().contiguous().t()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension, in fp32; the result in the weight's dtype."""
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, eps: float, backend: str = "torch") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
+        self.gated_norm = resolve("gated_norm", backend)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        y = F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps)
-        return y.to(self.weight.dtype)
+        rows = x.reshape(1, -1, x.shape[-1])
+        y: Tensor = self.gated_norm(rows, self.weight, eps=self.eps, dtype=self.weight.dtype)[0]
+        return y.view(x.shape)
 
 
 class SwiGLU(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.models.base import LayerState, Span
+from jrtcli.models.layers import tap_major
 from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import settle, sizes
 from jrtcli.models.state_space import StateSpaceConfig, StateSpaceLM, read_backbone, read_options
@@ -79,6 +80,7 @@ class MambaMixer(nn.Module):
         self.out_proj = Linear(inner, config.hidden_size, bias=config.use_bias)
         self.sizes = [rank, states, states]
         self.decay_rates = Derived(decay_rates)
+        self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.scan = resolve("selective_scan", backend)
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
@@ -97,26 +99,26 @@ class MambaMixer(nn.Module):
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, conv = self.short_conv(
             x,
-            self.conv1d.weight[:, 0],
+            self.filters(self.conv1d.weight),
             self.conv1d.bias,
             activation="silu",
             initial_state=state["conv"],
             cu_seqlens=span.cu_seqlens,
         )
         low, B, C = self.x_proj(x).split(self.sizes, dim=-1)
-        raw = F.linear(low, self.dt_proj.weight)
-        dt = F.softplus(raw.to(torch.promote_types(raw.dtype, torch.float32)) + self.dt_proj.bias)
         y, ssm = self.scan(
             x,
-            dt,
+            F.linear(low, self.dt_proj.weight),
             self.decay_rates(self.A_log),
             B,
             C,
             self.D,
+            dt_bias=self.dt_proj.bias,
+            z=z,
             initial_state=state["ssm"].transpose(1, 2),
             cu_seqlens=span.cu_seqlens,
         )
-        return self.out_proj(y * F.silu(z)), {"conv": conv, "ssm": ssm.transpose(1, 2).contiguous()}
+        return self.out_proj(y), {"conv": conv, "ssm": ssm.transpose(1, 2).contiguous()}
 
 
 class Mamba(StateSpaceLM):

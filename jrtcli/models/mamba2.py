@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, Span
-from jrtcli.models.linear import Linear
+from jrtcli.models.layers import tap_major
+from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import number, settle, sizes
 from jrtcli.models.state_space import (
     StateSpaceConfig,
@@ -96,19 +97,24 @@ class Mamba2Config(StateSpaceConfig):
 class GatedNorm(nn.Module):
     """RMSNorm of y silu(z), or (before) RMSNorm of y, times silu(z); per group of channels, in fp32."""
 
-    def __init__(self, config: Mamba2Config) -> None:
+    def __init__(self, config: Mamba2Config, backend: str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(config.intermediate_size))
         self.eps, self.before = config.layer_norm_epsilon, config.norm_before_gate
         self.group = config.intermediate_size // config.n_groups
+        self.gated_norm = resolve("gated_norm", backend)
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        wide = torch.promote_types(y.dtype, torch.float32)
-        gate = F.silu(z.to(wide))
-        y = y.to(wide) if self.before else y.to(wide) * gate
-        y = F.rms_norm(y.unflatten(-1, (-1, self.group)), (self.group,), eps=self.eps).flatten(-2)
-        y = y * self.weight.to(wide)
-        return (y * gate if self.before else y).to(self.weight.dtype)
+        o: Tensor = self.gated_norm(
+            y,
+            self.weight,
+            eps=self.eps,
+            z=z,
+            group=self.group,
+            norm_first=self.before,
+            dtype=self.weight.dtype,
+        )[0]
+        return o
 
 
 class Mamba2Mixer(nn.Module):
@@ -126,9 +132,10 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(heads))
         self.A_log = nn.Parameter(torch.log(torch.rand(heads) * 15 + 1))
         self.D = nn.Parameter(torch.ones(heads))
-        self.norm = GatedNorm(config) if config.rmsnorm else None
+        self.norm = GatedNorm(config, backend) if config.rmsnorm else None
         self.out_proj = Linear(inner + bypass, config.hidden_size, bias=config.use_bias)
         self.config, self.shared = config, shared
+        self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.ssd = resolve("ssd", backend)
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
@@ -149,7 +156,7 @@ class Mamba2Mixer(nn.Module):
         gate, aside, z, mixed, raw = self.in_proj(x).split(self.sizes, dim=-1)
         mixed, conv = self.short_conv(
             mixed,
-            self.conv1d.weight[:, 0],
+            self.filters(self.conv1d.weight),
             self.conv1d.bias,
             activation="silu",
             initial_state=state["conv"],

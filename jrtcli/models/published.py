@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from jrtcli.errors import CheckpointError
+from jrtcli.models.linear import Linear
 
 
 def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,4 +120,7 @@ def load_weights(
         raise CheckpointError(f"the weights do not fit the model: {'; '.join(problems[:3])}{more}")
     cast = {name: weights[name].to(device=device, dtype=dtype) for name in expected}
     model.load_state_dict(cast, assign=True)
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.compiled = getattr(model, "backend", None) == "numba"
     model.requires_grad_(False)

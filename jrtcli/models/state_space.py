@@ -132,9 +132,9 @@ def read_backbone(options: Mapping[str, Any], weights: Mapping[str, Tensor], tie
 class StateSpaceBlock(nn.Module):
     """x + mixer(norm(x)); the residual stream stays fp32."""
 
-    def __init__(self, config: StateSpaceConfig, mixer: nn.Module) -> None:
+    def __init__(self, config: StateSpaceConfig, mixer: nn.Module, backend: str) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon, backend)
         self.mixer = mixer
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
@@ -162,9 +162,10 @@ class StateSpaceLM(RecurrentLM):
         self.embedding = nn.Embedding(config.vocab_rows, config.hidden_size)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.layers = nn.ModuleList(
-            StateSpaceBlock(config, self.Mixer(config, backend)) for _ in range(config.num_hidden_layers)
+            StateSpaceBlock(config, self.Mixer(config, backend), backend)
+            for _ in range(config.num_hidden_layers)
         )
-        self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.norm_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon, backend)
         self.lm_head = None if config.tied else nn.Linear(config.hidden_size, config.vocab_rows, bias=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class StateSpaceLM(RecurrentLM):
 
     def head(self, hidden: Tensor) -> Tensor:
         table = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(self.norm_f(hidden), table, None, None)
+        logits = fast_linear(self.norm_f(hidden), table, None, None, compiled=self.backend == "numba")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +17,7 @@ def _table(op: str, function: str, *backends: str) -> dict[str, str]:
 
 
 OPS: dict[str, dict[str, str]] = {
-    op: _table(op, op, "naive", "torch")
+    op: _table(op, op, "naive", "torch", "numba")
     for op in (
         "selective_scan",
         "ssd",
@@ -24,10 +25,13 @@ OPS: dict[str, dict[str, str]] = {
         "taylor_linear_attention",
         "prefix_linear_attention",
         "short_conv",
+        "gated_norm",
         "sliding_window",
     )
 }
 """op -> backend -> "module:attribute", imported on use. A new backend is one entry here."""
+# Softmax attention is matrix products: there is nothing to compile.
+OPS["sliding_window"]["numba"] = OPS["sliding_window"]["torch"]
 
 
 def resolve(op: str, backend: str) -> Callable[..., Any]:
@@ -44,7 +48,20 @@ def resolve(op: str, backend: str) -> Callable[..., Any]:
 
 
 def choose(op: str, device: str) -> str:
-    """The backend that `auto` means for `op` on `device` ("cpu", "cuda:0", ...)."""
-    if op not in OPS:
-        raise KeyError(op)
-    return "torch"
+    """The backend that `auto` means for `op` on `device` ("cpu", "cuda:0", ...), to run it, not to train.
+
+    On a CPU numba where it can be imported and has code of its own; else torch.
+    """
+    backends = OPS[op]
+    compiled = backends.get("numba", backends["torch"]) != backends["torch"]
+    return "numba" if device == "cpu" and compiled and numba_problem() is None else "torch"
+
+
+@cache
+def numba_problem() -> str | None:
+    """Why numba cannot be imported here (it refuses a numpy that is too new for it), or None."""
+    try:
+        import_module("numba")
+    except ImportError as error:
+        return str(error)
+    return None

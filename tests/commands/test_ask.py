@@ -65,7 +65,7 @@ def test_the_answer_is_all_that_stdout_holds(
     assert "twice (template cqcq)" in captured.err
     for word in ("first token", "prefill", "tokens/s", "state", "KV cache", "model (based"):
         assert word in captured.err, word
-    assert "cpu · float32 · torch" in captured.err
+    assert "cpu · float32 · numba" in captured.err
     assert "\x1b" not in captured.err
 
 
@@ -145,7 +145,7 @@ def test_json_is_one_object_with_everything(
     assert said["tokens"]["prompt"] > 2 * said["tokens"]["context"] > 100
     assert said["timings"]["first_token_s"] > 0 and said["memory"]["kv_cache_bytes"] > 0
     assert said["model"]["architecture"] == "based" and len(said["model"]["weights_sha256"]) == 64
-    assert said["machine"] == {"device": "cpu", "dtype": "float32", "backend": "torch"}
+    assert said["machine"] == {"device": "cpu", "dtype": "float32", "backend": "numba"}
     assert said["prompt"] == {"template": "cqcq", "reads": 2}
 
 

@@ -58,6 +58,19 @@ def _scan_tokens(shift: float) -> Make:
     return make
 
 
+def _fused_scan_tokens(g: torch.Generator, b: int, t: int) -> Tensors:
+    raw = {"dt": 2 * _normal(g, b, t, 12) - 1, "z": 2 * _normal(g, b, t, 12)}
+    return {**_scan_tokens(0)(g, b, t), **raw}
+
+
+def _norm_tokens(gate: bool) -> Make:
+    def make(g: torch.Generator, b: int, t: int) -> Tensors:
+        x = {"x": 3 * _normal(g, b, t, 24)}
+        return {**x, "z": 2 * _normal(g, b, t, 24)} if gate else x
+
+    return make
+
+
 def _scan_parameters(g: torch.Generator) -> Tensors:
     return {"A": -torch.exp(_normal(g, 12, 5)), "D": _normal(g, 12)}
 
@@ -107,6 +120,22 @@ CASES = [
     Case("selective_scan", "skip", _scan_tokens(-2), _scan_parameters),
     Case("selective_scan", "large_steps", _scan_tokens(5), _scan_parameters),
     Case("selective_scan", "plain", _scan_tokens(-4), lambda g: {**_scan_parameters(g), "D": None}),  # type: ignore[dict-item]
+    Case(
+        "selective_scan",
+        "step_and_gate",
+        _fused_scan_tokens,
+        lambda g: {**_scan_parameters(g), "dt_bias": _normal(g, 12)},
+    ),
+    Case("gated_norm", "plain", _norm_tokens(False), lambda g: {"weight": _normal(g, 24)}, (("eps", 1e-5),)),
+    Case("gated_norm", "gate", _norm_tokens(True), lambda g: {"weight": _normal(g, 24)}, (("eps", 1e-5),)),
+    Case(
+        "gated_norm",
+        "groups_then_gate",
+        _norm_tokens(True),
+        lambda g: {"weight": _normal(g, 8)},
+        (("eps", 1e-2), ("group", 8), ("norm_first", True)),
+    ),
+    Case("gated_norm", "no_weight", _norm_tokens(False), options=(("eps", 1e-5), ("group", 12))),
     Case("ssd", "one_group", _ssd_tokens(1), _ssd_parameters),
     Case("ssd", "large_steps", _ssd_tokens(1, 5), _ssd_parameters),
     Case("ssd", "two_groups", _ssd_tokens(2), lambda g: {**_ssd_parameters(g), "D": None}),  # type: ignore[dict-item]

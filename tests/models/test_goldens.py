@@ -25,7 +25,7 @@ RUNS = [
     pytest.param(case, run["name"], backend, id=f"{case}-{run['name']}-{backend}")
     for case, content in CASES.items()
     for run in content["runs"]
-    for backend in ("naive", "torch")
+    for backend in ("naive", "torch", "numba")
 ]
 every_run = pytest.mark.parametrize(("case", "run", "backend"), RUNS)
 

@@ -147,7 +147,7 @@ def test_transformers_ignores_norm_before_gate() -> None:
 def test_grouped_norm_by_hand() -> None:
     for before in (False, True):
         config = Mamba2Config.from_dict(ssm(ngroups=2, norm_before_gate=before))
-        norm = GatedNorm(config)
+        norm = GatedNorm(config, "torch")
         torch.manual_seed(0)
         with torch.no_grad():
             norm.weight.normal_()

@@ -16,7 +16,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu, softplus
 
 from jrt_kernels.packed import by_sequence, compute_dtype
 
@@ -31,6 +31,8 @@ def selective_scan(
     C: Tensor,
     D: Tensor | None = None,
     *,
+    dt_bias: Tensor | None = None,
+    z: Tensor | None = None,
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -38,13 +40,15 @@ def selective_scan(
     if cu_seqlens is not None:
 
         def dense(
-            x: Tensor, dt: Tensor, B: Tensor, C: Tensor, *, initial_state: Tensor | None
+            x: Tensor, dt: Tensor, B: Tensor, C: Tensor, z: Tensor | None, *, initial_state: Tensor | None
         ) -> tuple[Tensor, Tensor]:
-            return selective_scan(x, dt, A, B, C, D, initial_state=initial_state)
+            return selective_scan(x, dt, A, B, C, D, dt_bias=dt_bias, z=z, initial_state=initial_state)
 
-        return by_sequence(dense, (x, dt, B, C), cu_seqlens, initial_state)
+        return by_sequence(dense, (x, dt, B, C, z), cu_seqlens, initial_state)
     real = compute_dtype(x)
     x_, dt_, A_, B_, C_ = (tensor.to(real) for tensor in (x, dt, A, B, C))
+    if dt_bias is not None:
+        dt_ = softplus(dt_ + dt_bias.to(real))
     # exp2 is more than twice as fast as exp in PyTorch on a CPU; the state is kept as (B,N,D).
     log2_decay = A_.t() * math.log2(math.e)
     if initial_state is None:
@@ -64,6 +68,8 @@ def selective_scan(
         y, state = _all_tiles(*given) if graph else _tile_by_tile(*given)
     if D is not None:
         y = torch.addcmul(y, x_, D.to(real))
+    if z is not None:
+        y = y.to(x.dtype) * silu(z)
     return y.to(x.dtype), state.transpose(1, 2)
 
 

@@ -1,0 +1,1 @@
+"""RMSNorm of each token, with an optional gate before or after it."""
