@@ -31,9 +31,6 @@ Golds = Annotated[
     list[str] | None,
     typer.Option("--answer", "-a", metavar="GOLD", help="The right answer, to score recall."),
 ]
-Fill = Annotated[
-    str, typer.Option("--fill", help=f"Prompts shorter than a trained encoder: {', '.join(WAYS)}.")
-]
 Compare = Annotated[
     bool,
     typer.Option(
@@ -43,19 +40,6 @@ Compare = Annotated[
 ]
 ORDERS = ("cq", "qcq", "cqcq")
 """The orders of reading that --compare shows."""
-Window = Annotated[
-    int | None,
-    typer.Option(
-        "--window",
-        min=0,
-        metavar="N",
-        help="Read a longer document in passages of N tokens; 0: whole. Default: the model's own.",
-    ),
-]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="The longest answer.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0: the most probable token.")]
-
-
 State = Annotated[
     str | None,
     typer.Option(
@@ -90,11 +74,11 @@ def ask(
     model: Model = None,
     template: options.Template = None,
     reads: options.ReadsOrAuto = None,
-    fill: Fill = "twice",
-    window: Window = None,
+    fill: options.Fill = "twice",
+    window: options.Window = None,
     compare: Compare = False,
-    max_new_tokens: MaxNewTokens = 48,
-    temperature: Temperature = 0.0,
+    max_new_tokens: options.MaxNewTokens = 48,
+    temperature: options.Temperature = 0.0,
     seed: options.Seed = 0,
     no_cache: NoCache = False,
     json: options.Json = False,
