@@ -75,7 +75,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nope"], "No such option"),
         (["ask", "--nope"], "No such option"),
         (["ask", "--reads", "zero"], "--reads"),
-        (["ask", "--reads", "0"], "equal to 1. See `jrt ask --help`."),
+        (["ask", "--reads", "0"], "--reads 0: give a whole number from 1"),
         (["ask", "--seed", "99999999999999999999"], "--seed"),
     ],
 )

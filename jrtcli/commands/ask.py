@@ -103,12 +103,12 @@ def ask(
     that nobody else may read. Documents of fewer than 512 tokens are not worth a file. JRT_STATE_QUOTA (2GB)
     is what they may take; what was not used for longest goes first, and 0 turns this off.
     """
+    count, most = options.reads_or_auto(reads)
     if not doc and state is None:
         raise UsageError("no document: give one with --doc FILE, --doc - for stdin, or --state FILE")
     asked = _questions(question or [], answer or [], questions, "-" in (doc or []))
     if fill not in WAYS:
         raise UsageError(f"no --fill {fill!r}: choose {', '.join(WAYS)}")
-    count, most = options.reads_or_auto(reads)
     if compare and most is not None:
         raise UsageError("--compare shows each reading, --reads auto only the last one: leave one out")
     if compare and state is not None:

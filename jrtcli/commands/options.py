@@ -98,7 +98,6 @@ def reads_or_auto(text: str | None) -> tuple[int | None, int | None]:
     least = 2 if word == "auto" else 1
     if not least <= reads <= MAX_READS:
         raise UsageError(
-            f"--reads {text!r}: reads must be a whole number from 1 to {MAX_READS}, or auto, or"
-            " auto:N with N from 2"
+            f"--reads {text}: give a whole number from 1 to {MAX_READS}, auto, or auto:N with N from 2"
         )
     return (None, reads) if word == "auto" else (reads, None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrtcli.commands import options
-from jrtcli.commands.ask import Window, load, open_cache, read_documents, template_of
+from jrtcli.commands.ask import load, open_cache, read_documents, template_of
 from jrtcli.commands.ask_report import bytes_size
 from jrtcli.console import Console
 from jrtcli.document import STATE_DTYPES, check_place, save_state
@@ -47,7 +47,7 @@ def read(
     model: options.Model = options.DEFAULT_MODEL,
     template: options.Template = None,
     reads: options.Reads = None,
-    window: Window = None,
+    window: options.Window = None,
     state_dtype: StateDtype = "float32",
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -157,7 +157,7 @@ def test_the_input_is_not_the_output(
         (["{in}", "--fill", "nonsense"], 2, "no --fill 'nonsense'"),
         (["{in}", "--model", "no/such/folder"], 1, "there is no folder no/such/folder"),
         (["{in}", "--context-field", "question"], 2, "the same name"),
-        (["{in}", "--reads", "99"], 2, "reads must be a whole number"),
+        (["{in}", "--reads", "99"], 2, "--reads 99: give a whole number"),
         (["{in}", "-o", "{in2}"], 2, "line 1 was not written by jrt batch"),
         ([], 2, "Missing argument"),
     ],
@@ -294,6 +294,7 @@ def test_ctrl_c_finishes_what_is_in_flight(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out.jsonl"
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
         interrupting(patched, 1)
         assert batch("-b", "2", *(["-o", out] if to_file else ["--ordered"])) == 130
@@ -302,7 +303,7 @@ def test_ctrl_c_finishes_what_is_in_flight(
     assert 1 <= len(rows) < 6
     assert "finishing the rows in flight; once more to stop now" in captured.err
     assert ("the same command goes on with" in captured.err) == to_file
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     if to_file:
         assert "rows" not in json.loads((tmp_path / "out.jsonl.run.json").read_text())
         assert batch("-o", out) == 0
