@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jrtcli.course import first_reader
 from jrtcli.errors import UsageError
 from jrtcli.metrics import contains
-from jrtcli.rereading import MOST_READS, THRESHOLD, first_reader, readings
+from jrtcli.rereading import MOST_READS, THRESHOLD, readings
 
 if TYPE_CHECKING:
     from jrtcli.reader import Reader

@@ -12,10 +12,11 @@ import pytest
 from jrtcli import calibration
 from jrtcli.calibration import Sample, calibrate, curve, keep, point, sample, threshold_of
 from jrtcli.checkpoint import load
+from jrtcli.course import first_reader
 from jrtcli.errors import NotResumable, UsageError
 from jrtcli.models import ARCHITECTURES
 from jrtcli.reader import Reader
-from jrtcli.rereading import THRESHOLD, Again, Rereading, first_reader, readings
+from jrtcli.rereading import THRESHOLD, Again, Rereading, readings
 
 
 def _load(name: str) -> ModuleType:
