@@ -54,10 +54,10 @@ ONLY_IN = {
     "accelerate": r"jrtcli\.train\.loop",
     "lm_eval": r"jrtcli\.lm_eval_model",
     "ray": r"jrtcli\.ray_(engine|actor)",
-    "triton": r"jrt_kernels\..*\.triton",
+    "triton": r"jrt_kernels\..*\.triton(_\w+)?",
     "numba": r"jrt_kernels\.(jit\..*|.*\.numba)",
     "llvmlite": r"jrt_kernels\.jit\.lanes",
-    "fla": r"jrt_kernels\..*\.fla",
+    "fla": r"jrt_kernels\..*\.fla|jrtcli\.bench\.attention",
     "mamba_ssm": r"jrt_kernels\..*\.mamba_ssm",
 }
 # floor of a module -> third-party modules that its code may import besides those of ONLY_IN
