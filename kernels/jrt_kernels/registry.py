@@ -41,6 +41,10 @@ for _op in (
     "prefix_linear_attention",
 ):
     OPS[_op] |= _table(_op, _op, "triton")
+for _op in ("short_conv", "gla", "ssd"):
+    OPS[_op] |= _table(_op, _op, "fla")
+for _op in ("ssd", "selective_scan"):
+    OPS[_op] |= _table(_op, _op, "mamba_ssm")
 
 PACKAGES = {"triton": ("triton", "gpu"), "fla": ("fla", "gpu"), "mamba_ssm": ("mamba_ssm", "mamba-ssm")}
 """Backend of a GPU -> (the module it needs, the extra that installs it)."""
@@ -51,7 +55,7 @@ ORDER = ("triton", "fla", "mamba_ssm", "torch")
 
 BACKWARD: dict[str, frozenset[str]] = {
     "fla": frozenset({"gla", "short_conv", "ssd"}),
-    "mamba_ssm": frozenset({"ssd", "selective_scan"}),
+    "mamba_ssm": frozenset({"ssd"}),
 }
 """Backend of a GPU -> the ops whose gradient it has; naive and torch have all."""
 

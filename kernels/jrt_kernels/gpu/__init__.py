@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from jrt_kernels.registry import Unsupported
+from jrt_kernels.registry import Unsupported, problem
 
 
 def interpreting() -> bool:
@@ -33,6 +33,12 @@ def check(op: str, backend: str, *tensors: Tensor | None, backward: bool = False
             )
     if not backward and wants_gradient(*tensors):
         raise Unsupported(f"{op}: {backend} has no backward; train with the backend torch")
+
+
+def require(op: str, backend: str) -> None:
+    """Raises Unsupported where the package of a backend is missing, with the extra that installs it."""
+    if (missing := problem(backend)) is not None:
+        raise Unsupported(f"{op}: {missing}")
 
 
 def power(n: int, least: int = 1) -> int:
