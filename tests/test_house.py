@@ -25,6 +25,7 @@ FLOORS = {
     "jrt_kernels": 0,
     "jrt_prompts": 0,
     "jrtcli.errors": 0,
+    "jrtcli.decoding": 1,
     "jrtcli.models": 1,
     "jrtcli.state": 1,
     "jrtcli.batch": 3,
@@ -65,6 +66,7 @@ ALLOWED = {
     "jrt_prompts": set(),
     "jrt_kernels": {"torch", "numpy"},
     "jrtcli.errors": set(),
+    "jrtcli.decoding": {"torch"},
     "jrtcli.models": {"torch"},
     "jrtcli.state": {"torch"},
 }
