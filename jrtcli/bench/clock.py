@@ -43,13 +43,12 @@ class Clock:
         call()
         return 1e3 * (now() - start)
 
-    def wall(self, call: Call) -> float:
-        """One call from its start until its result is there, in ms of wall time."""
+    def both(self, call: Call) -> tuple[float, float]:
+        """One call in ms of this clock, and of the wall until its result is there."""
         self.wait()
         start = time.perf_counter()
-        call()
-        self.wait()
-        return 1e3 * (time.perf_counter() - start)
+        ms = self.once(call)
+        return ms, 1e3 * (time.perf_counter() - start)
 
     def repeated(self, calls: Sequence[Call], repeat: int, most_s: float) -> list[float]:
         """ms of each call: `repeat` times, the calls in turn; fewer, but three, past `most_s` seconds."""

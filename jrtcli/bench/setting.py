@@ -13,6 +13,7 @@ from jrtcli import __version__
 from jrtcli.bench.ceilings import Ceilings, measure
 from jrtcli.bench.clock import Clock, threads_of
 from jrtcli.machine import processor
+from jrtcli.placement import resolve_dtype
 
 _DISTRIBUTIONS = (
     "numba",
@@ -79,7 +80,9 @@ def ceilings_of(
     for count in threads:
         with threads_of(count):
             for dtype in dtypes:
-                found[dtype, count] = measure(Clock(device, count), dtype)
+                # Weights in int8 are multiplied with what the device computes in otherwise.
+                kind = resolve_dtype("auto", device) if dtype == "int8" else dtype
+                found[dtype, count] = measure(Clock(device, count), kind)
     return found
 
 
