@@ -115,9 +115,9 @@ class Reader:
     ) -> Prepared:
         """The prompt of one question about a document's text, or about what was read of it; nothing is read.
 
-        prompt: to be read as it is, in one passage, instead of what the template makes. Raises UsageError for
-        an empty document or question, StateError for a DocumentState of another model
-        or template.
+        prompt: to be read as it is, in one passage, instead of what the template makes; an encoder of any
+        length takes all of it. Raises UsageError for an empty document or question, StateError for a
+        DocumentState of another model or template.
         """
         context = source if isinstance(source, str) else source.context
         given = prompt is not None
@@ -132,7 +132,7 @@ class Reader:
         every, context_tokens = self._prompts(context, prompt, question, 1 if given else len(parts))
         if isinstance(source, DocumentState) and source.identity is not None:
             source.identity.check({"part": part_read(every[0])}, where)
-        requests = [self._whole(encoded) for encoded in every]
+        requests = [self._whole(encoded, given=given) for encoded in every]
         if parts:
             if [encoded.ids[: len(ids)] for encoded, (ids, _) in zip(every, parts, strict=True)] != [
                 ids for ids, _ in parts
@@ -274,17 +274,20 @@ class Reader:
             **options,
         )
 
-    def _whole(self, encoded: PromptIds) -> Request:
-        """A whole prompt, to be read from nothing."""
-        encoder, shared = self._encoder_length(encoded), shared_tokens(encoded)
+    def _whole(self, encoded: PromptIds, *, given: bool = False) -> Request:
+        """A whole prompt, to be read from nothing. given: as it is, by no template."""
+        encoder, shared = self._encoder_length(encoded, given), shared_tokens(encoded)
         if shared < encoder_tokens(self.loaded.model, encoder):
             shared = 0
         return Request(self._filled(encoded, *_body(encoded)), encoder, shared=shared)
 
-    def _encoder_length(self, encoded: PromptIds) -> int | None:
-        """To the end of the last reading for an encoder of any length; None: the model's own rule."""
+    def _encoder_length(self, encoded: PromptIds, given: bool) -> int | None:
+        """For an encoder of any length: to the end of the last reading, or of a prompt that was given, whose
+        parts a harness does not tell; None: the model's own rule."""
         model = self.loaded.model
-        return encoded.head_tokens if model.has_encoder and encoder_limit(model) is None else None
+        if not model.has_encoder or encoder_limit(model) is not None:
+            return None
+        return len(encoded.ids) if given else encoded.head_tokens
 
     def _filled(self, encoded: PromptIds, start: int, end: int) -> Filled:
         limit = encoder_limit(self.loaded.model)
