@@ -94,9 +94,7 @@ Dtypes = Annotated[
 ]
 Threads = Annotated[
     str | None,
-    typer.Option(
-        "--threads", help="Of a CPU, as 1,2. Default: one per core it may use.", rich_help_panel=_MACHINE
-    ),
+    typer.Option("--threads", help="Of a CPU, as 1,2. Default: torch's.", rich_help_panel=_MACHINE),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)]
 Repeat = Annotated[
@@ -316,7 +314,7 @@ def _run(
         clock = " and ".join(dict.fromkeys(Clock(asked.device, count).name for count in threads))
         where = describe(command, asked.device, ceilings, clock)
         show(console, rows, where, asked.format, notes=notes, paper=paper)
-        draw(console, rows, asked.plot, asked.format)
+        draw(console, rows, where, asked.plot, asked.format)
     return EXIT_INTERRUPTED if interrupted else EXIT_DONE
 
 
