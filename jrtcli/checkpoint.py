@@ -35,6 +35,8 @@ ENCODER_TEMPLATE = "cq"
 
 
 MAX_LAYERS = 4096
+GPU_PREFILL_TOKENS = 8192
+"""What a GPU reads at once (RecurrentLM.prefill_tokens): it is not busy with less."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,8 @@ def load(
             f"{located.folder}: its config.json and weights make no {kind} model ({reason})"
         ) from error
     model.eval()
+    if device.startswith("cuda"):
+        model.prefill_tokens = GPU_PREFILL_TOKENS
     identity = Identity(
         name=located.name,
         source=located.source,
