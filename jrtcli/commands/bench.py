@@ -65,7 +65,7 @@ Shape = Annotated[
 Backends = Annotated[
     str | None,
     typer.Option(
-        "--backend", help="auto, or names with commas; of kernels also all (but naive), the default."
+        "--backend", help="Kernels, with commas: auto, all (but naive), or names; of a model auto or names."
     ),
 ]
 NewTokens = Annotated[
@@ -90,7 +90,11 @@ Peers = Annotated[
 ]
 Dtypes = Annotated[
     str,
-    typer.Option("--dtype", help="With commas: float32, bfloat16, float16; auto.", rich_help_panel=_MACHINE),
+    typer.Option(
+        "--dtype",
+        help="With commas: auto, float32, bfloat16, float16; of a model also int8 (its weights).",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 Threads = Annotated[
     str | None,
