@@ -13,9 +13,10 @@ import torch
 
 import jrtcli
 from jrt_prompts import load_template
+from jrtcli.ahead import encoder_limit
 from jrtcli.decoding import decoder_of
 from jrtcli.errors import JrtError, NotResumable, TemplateError, UsageError
-from jrtcli.reader import Reader, encoder_limit
+from jrtcli.reader import Reader
 from jrtcli.tokens import encode_prompt
 
 

@@ -86,7 +86,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    number = text[:1].isdigit() or text[:1] in "+-−±" or not text
+    number = text[:1].isdigit() or text[:1] in "+-−–±" or not text
     return f"<td{' class=n' if number else ''}>{escape(text)}</td>"
 
 
