@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,19 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(triton_launch, "allocate", poison)
     monkeypatch.setattr(taylor, "allocate", poison)
+
+
+@pytest.fixture(autouse=True)
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of fp32 are small, for a compiler's sake: in the interpreter that is only slow."""
+    chosen = schedule.forward_blocks
+
+    def blocks(key_dim: int, value_dim: int, dtype: torch.dtype) -> schedule.Blocks:
+        sizes = chosen(key_dim, value_dim, dtype)
+        return replace(sizes, chunk=max(sizes.chunk, 32), values=max(sizes.values, 32))
+
+    if DEVICE == "cpu":
+        monkeypatch.setattr(schedule, "forward_blocks", blocks)
 
 
 def _error(got: Tensor, want: Tensor) -> float:
@@ -133,13 +147,13 @@ OPTIONS = [
     dict(),
     dict(packed=True, **ALL),
     dict(packed=True, decay=True, state=True),
-    dict(key_dim=8, value_dim=5, **ALL),
+    dict(key_dim=8, value_dim=5, tokens=40, **ALL),
     dict(key_dim=5, value_dim=16, packed=True),
-    dict(key_dim=24, value_dim=70, tokens=33),
+    dict(key_dim=24, value_dim=33, tokens=18),
     dict(value_dim=112, dtype=torch.bfloat16, packed=True, **ALL),
     dict(dtype=torch.bfloat16, decay=True),
     dict(key_dim=8, value_dim=64, dtype=torch.bfloat16, tokens=130),
-    dict(key_dim=24, dtype=torch.bfloat16, encoder=True),
+    dict(key_dim=24, dtype=torch.bfloat16, encoder=True, tokens=30),
     dict(dtype=torch.float16, **ALL),
 ]
 
@@ -190,8 +204,8 @@ def test_a_small_batch_is_cut_up(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     rule = schedule.segment_tokens
     monkeypatch.setattr(schedule, "segment_tokens", lambda *args: taken.append(rule(*args)) or taken[-1])
-    Problem(8, 8, torch.bfloat16, tokens=600).check()
-    assert taken == [rule(4, 600, 20, 64)] and taken[0] is not None and taken[0] < 600
+    Problem(8, 8, torch.bfloat16, tokens=520).check()
+    assert taken == [rule(4, 520, 20, 64)] and taken[0] is not None and taken[0] < 520
 
 
 def test_blocks_cover_all_features() -> None:
@@ -240,8 +254,8 @@ def test_one_token_writes_the_state_in_place(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        dict(packed=True, lengths=(18, 0, 3), **ALL),
-        dict(tokens=18, decay=True),
+        dict(packed=True, lengths=(17, 0, 2), **ALL),
+        dict(tokens=17, decay=True),
         dict(key_dim=8, tokens=35, state=True, dtype=torch.bfloat16),
     ],
     ids=lambda o: "-".join(o),

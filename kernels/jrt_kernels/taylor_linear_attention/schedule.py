@@ -46,7 +46,9 @@ def forward_blocks(key_dim: int, value_dim: int, dtype: torch.dtype) -> Blocks:
     """The sizes for reading K = `key_dim`, V = `value_dim`."""
     features = feature_blocks(key_dim)
     if dtype == torch.float32:
-        return Blocks(power(key_dim), features, 16, min(32, power(value_dim)), 4, 1)
+        return Blocks(power(key_dim), features, 16, 16, 4, 1)
+    if key_dim > 16:
+        return Blocks(power(key_dim), features, 64, min(32, power(value_dim)), 8, 2)
     return Blocks(power(key_dim), features, 64, min(64, power(value_dim)), 4, 2)
 
 

@@ -57,7 +57,7 @@ def read_block(
     phi = query_features(q, a, b, FIRST, K, F, POWER, PRECISION)
     total += tl.sum(phi * z[None, :], 1)
     if q.dtype == tl.float16:
-        s = s / count
+        s *= 1 / count  # a tensor's division is many instructions
     return product(phi.to(q.dtype), s.to(q.dtype), sums, PRECISION), total
 
 
