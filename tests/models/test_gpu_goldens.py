@@ -22,7 +22,7 @@ RUNS = [
 ]
 DEVICE = "cuda:0"
 # Relative RMS over all logits of a run. fp32: sums in another order. bf16: weights and activations of 8 bits,
-# which random weights amplify: 5e-3 to 3e-2 on a CPU, 0.35 in one run of GLA; up to twice that of a CPU passes.
+# which random weights amplify: 5e-3 to 3e-2 on a CPU, 0.35 in one run of GLA; up to twice the CPU's passes.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 4e-2}
 
 pytestmark = [
