@@ -178,7 +178,9 @@ def taylor_forward(
             queries = load_rows(q, t, q_t, rows, keys, live, K, K == KP)
             count = 1.0
             if dtype == tl.float16:  # a sum over many tokens leaves its range; a mean does not
-                count = tl.sum(tl.where(F1 + F2 + tl.arange(0, F3) == features - 1, z3, 0.0), 0)
+                count = tl.sum(tl.where(tl.arange(0, F1) == features - 1, z1, 0.0), 0)
+                count += tl.sum(tl.where(F1 + tl.arange(0, F2) == features - 1, z2, 0.0), 0)
+                count += tl.sum(tl.where(F1 + F2 + tl.arange(0, F3) == features - 1, z3, 0.0), 0)
                 count = tl.maximum(count, 1.0)
             sums = tl.zeros((C, BV), tl.float32)
             total = tl.zeros((C,), tl.float32)
