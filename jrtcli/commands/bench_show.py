@@ -65,7 +65,7 @@ def table(rows: Sequence[Row], *, paper: bool = False) -> tuple[list[str], list[
         ("dtype", [row.dtype for row in rows]),
         ("threads", [str(row.threads) for row in rows] if len({row.threads for row in rows}) > 1 else []),
         ("ms a token" if decodes else "ms", [_ms(row.median_ms) for row in rows]),
-        ("p20–p80", [f"{_ms(row.p20_ms)}–{_ms(row.p80_ms)}" if len(row.samples_ms) > 1 else "" for row in rows]),
+        ("p20–p80", [_spread(row) for row in rows]),
         ("tokens/s", [_count(row.tokens_per_s) for row in rows]),
         (f"over {over}", [_times(row.speedup) for row in rows]),
         ("over one row", [_times(row.over_one_row) for row in rows]),
@@ -154,6 +154,10 @@ def _ms(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
+def _spread(row: Row) -> str:
+    return f"{_ms(row.p20_ms)}–{_ms(row.p80_ms)}" if len(row.samples_ms) > 1 else ""
 
 
 def _number(value: float | None, factor: float) -> str:
