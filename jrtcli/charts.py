@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -122,7 +123,9 @@ def figure(
     above = 38 if any(panel.title for panel in panels) else 18
     below = 26 + 20 * any(panel.across.title for panel in panels)
     rows = max(1, -(-len(panels) // beside))
-    height = legend.bottom + rows * (above + size[1] + below) + 20 * bool(note)
+    room = int((width - left) / svg.text_width("x", svg.SMALL))
+    notes = textwrap.wrap(note, max(20, room))
+    height = legend.bottom + rows * (above + size[1] + below) + 6 * bool(notes) + 14 * len(notes)
     out = svg.opened(title, max(width, legend.width), height)
     if heading:
         out.append(svg.text(left, 24, title, size=15, bold=True))
@@ -132,8 +135,8 @@ def figure(
         y = legend.bottom + above + i // beside * (above + size[1] + below)
         labelled = not (shared and i % beside)
         out += _panel(panel, (x, y, size[0], size[1]), names, labelled=labelled, dashed=dashed)
-    if note:
-        out.append(svg.text(left, height - 8, note, size=svg.SMALL, fill="#666"))
+    for i, said in enumerate(reversed(notes)):
+        out.append(svg.text(left, height - 8 - 14 * i, said, size=svg.SMALL, fill="#666"))
     return "\n".join([*out, "</svg>"]) + "\n"
 
 

@@ -123,3 +123,12 @@ def test_nothing_to_draw_is_still_a_picture() -> None:
 def test_bars_of_text() -> None:
     assert bar(0, 4) == "····" and bar(1, 4) == "████" and bar(0.5, 4, rest=" ") == "██  "
     assert bar(0.3, 5) == "█▌···"
+
+
+def test_a_long_note_is_folded() -> None:
+    note = " ".join(f"--option-{i} value" for i in range(40))
+    drawn = charts.figure([], title="t", note=note)
+    width = float(ElementTree.fromstring(drawn).get("width", ""))
+    shown = small(drawn)
+    assert len(shown) > 1 and " ".join(text.text or "" for text in reversed(shown)) == note
+    assert all(box(text)[2] <= width for text in shown)
