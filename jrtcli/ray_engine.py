@@ -100,7 +100,7 @@ class RayEngine:
                 if chunk is None:
                     ended = True
                 else:
-                    self._given[self._get(self._desk.put.remote(chunk))] = len(chunk)
+                    self._given[self._got(self._desk.put.remote(chunk))] = len(chunk)
             if not self._given:
                 return
             yield from self._take(self._next())
@@ -214,17 +214,25 @@ class RayEngine:
                 noted = True
                 asked = ", ".join(f"{name} {value:g}" for name, value in self._needs.items())
                 self._note(f"still waiting for the first of {self.actors} actors ({asked} each)")
-        kind, value = self._get(said)
+        kind, value = self._got(said)
         if kind == "refused":
             raise value
         run: dict[str, Any] = value
         return run
 
+    def _got(self, said: Any) -> Any:
+        """What the desk answers. Raises JrtError where it is gone, with its node or the whole cluster."""
+        from ray.exceptions import RayError
+
+        try:
+            return self._get(said)
+        except RayError as error:
+            raise _gave_up(error) from error
+
     def _next(self) -> dict[str, Any]:
         made = self._made.get()
         if isinstance(made, BaseException):
-            reason = " ".join(str(made).split())[-300:]
-            raise JrtError(f"Ray gave up: {reason}; what was answered is kept") from made
+            raise _gave_up(made) from made
         batch: dict[str, Any] = made
         return batch
 
@@ -239,6 +247,11 @@ class RayEngine:
             answered = pickle.loads(rows)
             assert self._stopped or len(answered) == count, "an actor left rows unanswered"
             yield from answered
+
+
+def _gave_up(error: BaseException) -> JrtError:
+    reason = " ".join(str(error).split())[-300:]
+    return JrtError(f"Ray gave up: {reason}; what was answered is kept")
 
 
 def _check_reachable(address: str | None) -> None:

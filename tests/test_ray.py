@@ -145,6 +145,8 @@ def test_rows_outlive_their_actors(address: str, tmp_path: Path, capfd: pytest.C
 @needs_ray
 @pytest.mark.slow
 def test_a_row_that_kills_its_actors_becomes_an_error_row(address: str, tmp_path: Path) -> None:
+    import ray
+
     questions = ["What?"] * 20
     questions[7] = "die"
     engine = RayEngine(
@@ -154,6 +156,9 @@ def test_a_row_that_kills_its_actors_becomes_an_error_row(address: str, tmp_path
         rows = list(engine.answer([record(i, question) for i, question in enumerate(questions)]))
         # It goes on with the next rows.
         assert [row["id"] for row in engine.answer([record(99)])] == ["row 99"]
+        ray.kill(engine._desk)  # as where the cluster goes away
+        with pytest.raises(JrtError, match=r"Ray gave up: .*; what was answered is kept"):
+            list(engine.answer([record(100)]))
     finally:
         engine.close()
     assert sorted(row["id"] for row in rows) == sorted(f"row {i}" for i in range(20))
