@@ -128,3 +128,25 @@ class Mamba(StateSpaceLM):
     main_op = "selective_scan"
     Config: ClassVar[type[MambaConfig]] = MambaConfig
     Mixer = MambaMixer
+
+    def token_plan(self) -> Any:
+        from jrt_kernels.jit.mamba_token import MambaLayer, MambaToken
+
+        layers = []
+        for block in self.layers:
+            mixer: Any = block.mixer
+            layers.append(
+                MambaLayer(
+                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
+                    in_proj=mixer.in_proj.matrix,
+                    filters=mixer.conv1d.weight[:, 0],
+                    filter_bias=mixer.conv1d.bias,
+                    x_proj=mixer.x_proj.matrix,
+                    dt_proj=mixer.dt_proj.weight,
+                    dt_bias=mixer.dt_proj.bias,
+                    A=decay_rates(mixer.A_log),
+                    D=mixer.D,
+                    out_proj=mixer.out_proj.matrix,
+                )
+            )
+        return MambaToken(layers, self.norm_f.weight, self.head_matrix, self.config.layer_norm_epsilon)

@@ -191,3 +191,39 @@ class Mamba2(StateSpaceLM):
     main_op = "ssd"
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer
+
+    def token_plan(self) -> Any:
+        from jrt_kernels.jit.mamba2_token import Mamba2Layer, Mamba2Sizes, Mamba2Token
+
+        c: Any = self.config
+        layers = []
+        for block in self.layers:
+            mixer: Any = block.mixer
+            layers.append(
+                Mamba2Layer(
+                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
+                    in_proj=mixer.in_proj.matrix,
+                    filters=mixer.conv1d.weight[:, 0],
+                    filter_bias=mixer.conv1d.bias,
+                    dt_bias=mixer.dt_bias,
+                    A=-torch.exp(mixer.A_log),
+                    D=mixer.D,
+                    gated_norm=mixer.norm.weight,
+                    out_proj=mixer.out_proj.matrix,
+                )
+            )
+        sizes = Mamba2Sizes(
+            heads=c.num_heads,
+            states=c.state_size,
+            groups=c.n_groups,
+            limit=c.time_step_limit,
+            norm_first=c.norm_before_gate,
+            eps=c.layer_norm_epsilon,
+        )
+        return Mamba2Token(layers, self.norm_f.weight, self.head_matrix, sizes)
+
+    def _plannable(self) -> bool:
+        c: Any = self.config
+        width, shared = c.intermediate_size // c.num_heads, c.n_groups * c.state_size
+        whole = not (width % 64 or 2 * shared % 16 or c.intermediate_size // c.n_groups % 16)
+        return whole and c.rmsnorm and not c.bypass_size and super()._plannable()
