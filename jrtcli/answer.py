@@ -32,7 +32,8 @@ class Answer:
 
     continuation: the text as it was generated, white space at its ends and all.
     finish_reason: "stop" (a stop string or the end-of-text token), "length", or "interrupted". token_ids and
-    probabilities: of the tokens that carry the answer (of the stop token where the answer is empty).
+    probabilities: of the tokens that carry the answer (of the stop token where the answer is empty); leads:
+    how far the most probable token was ahead of the next at each of them, where that was asked for.
     prompt_tokens: of the rendered prompt, the longest where the document was read in `passages`;
     context_tokens: of one reading of the document; read_tokens: read for this answer, filling included,
     `reused_tokens` (those of a DocumentState) not. kv_cache_bytes: what an attention model with as many
@@ -61,6 +62,7 @@ class Answer:
     decode_steps: int
     state_bytes: int
     kv_cache_bytes: int
+    leads: tuple[float, ...] = ()
 
     @property
     def confidence(self) -> float | None:
@@ -99,6 +101,7 @@ class Asking(Iterator[Token]):
         self._continuation = ""
         self._ids: list[int] = []
         self._probabilities: list[float] = []
+        self._leads: list[float] = []
         self._first_token_s = self._last_step_s = 0.0
         self._steps = 0
         self._finish_reason: str | None = None
@@ -124,6 +127,7 @@ class Asking(Iterator[Token]):
         if text or not self._stops.stopped or not self._ids:
             self._ids.append(step.id)
             self._probabilities.append(step.probability)
+            self._leads += [] if step.lead is None else [step.lead]
         return Token(self._show(text, last=self._stops.stopped), step.id, step.probability)
 
     @property
@@ -156,6 +160,7 @@ class Asking(Iterator[Token]):
             continuation=self._continuation,
             token_ids=tuple(self._ids),
             probabilities=tuple(self._probabilities),
+            leads=tuple(self._leads),
             finish_reason=self._finish_reason or "interrupted",
             first_token_s=self._first_token_s,
             prefill_s=generation.prefill_seconds,

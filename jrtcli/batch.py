@@ -5,30 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jrtcli import __version__
 from jrtcli.batching import Batch, OutOfMemory
 from jrtcli.calibration import threshold_of
 from jrtcli.checkpoint import load
-from jrtcli.document import DocumentState, load_state
-from jrtcli.errors import DocumentError, JrtError, NotResumable, StateError, UsageError
+from jrtcli.course import Course, check, first_reader
+from jrtcli.errors import DocumentError, JrtError, StateError, UsageError
 from jrtcli.lookahead import look_ahead
 from jrtcli.manifest import run_hash
 from jrtcli.output_rows import answer_row, bad_row, failed_row
 from jrtcli.reader import MAX_NEW_TOKENS, Reader
 from jrtcli.records import BadRow, Record
-from jrtcli.rereading import Again, Rereading, check, first_reader, readings
+from jrtcli.reread_batch import RereadBatch
+from jrtcli.rereading import Again, Rereading
+from jrtcli.row_group import RowGroup
 from jrtcli.shared_reading import read_together
-from jrtcli.source import Document, Piece, read_document
 
 if TYPE_CHECKING:
-    from jrtcli.ahead import Ahead
+    from jrtcli.answer import Answer
     from jrtcli.checkpoint import Loaded
+    from jrtcli.document import DocumentState
     from jrtcli.prepared import Prepared
+    from jrtcli.source import Document
+
+P = TypeVar("P")
 
 FAILURES_HELD = 64
 """So many rows that failed before they could be answered wait for those that are being answered."""
@@ -49,7 +52,7 @@ class BatchSettings:
     """How rows are answered: options of jrtcli.checkpoint.load and jrtcli.reader.Reader by their names.
 
     batch_size: rows at once; None: found by itself. most_reads: read again, up to so many times, where an
-    answer is unsure (jrtcli.rereading); rows are then answered one after the other. None: `reads` says.
+    answer is unsure (jrtcli.rereading). None: `reads` says.
     """
 
     model: str = "tiny"
@@ -91,16 +94,7 @@ def run_key(settings: BatchSettings, reader: Reader) -> dict[str, Any]:
     }
 
 
-class _Group(NamedTuple):
-    """Rows about one document. ahead: what of it can be read for all of them; None: nothing."""
-
-    records: list[Record]
-    document: Document
-    state: DocumentState | None
-    ahead: Ahead | None = None
-
-
-_Work = tuple[Record, Document]
+_Work = tuple[Record, "Document"]
 
 
 class Answerer:
@@ -142,7 +136,15 @@ class Answerer:
         if self.again is not None:
             self.run |= {"most_reads": self.again.most, "threshold": self.again.threshold}
         self.run_hash = run_hash(self.run)
-        self.batch = Batch(self.reader, rows=settings.batch_size, max_new_tokens=settings.max_new_tokens)
+        self.batch = Batch(
+            self.reader,
+            rows=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+            leads=self.again is not None,
+        )
+        self._rereads: RereadBatch[_Work] | None = None
+        if self.again is not None:
+            self._rereads = RereadBatch(self.batch, self.again)
         self.idle: Callable[[], bool] = _never
         self._shared_tokens = 0
         self._failed: deque[dict[str, Any]] = deque()
@@ -151,7 +153,8 @@ class Answerer:
     @property
     def tokens_read(self) -> int:
         """Tokens of all prompts so far; those that several rows share are counted once."""
-        return self.batch.tokens_read + self._shared_tokens
+        again = 0 if self._rereads is None else self._rereads.tokens_read
+        return self.batch.tokens_read + self._shared_tokens + again
 
     def stop(self) -> None:
         """Begin no more rows; those whose reading has begun are still answered."""
@@ -161,60 +164,37 @@ class Answerer:
     def answer(self, rows: Iterable[Record | BadRow]) -> Iterator[dict[str, Any]]:
         """An output row for each, in the order in which they are done. An error belongs to its row."""
         groups = look_ahead(self._good(rows))
-        if self.again is not None:
-            yield from self._reread(groups, self.again)
-            return
         more = True
         while more and not self._ended:
             more = False
-            for work, answer in self.batch.run(self._pass(groups)):
+            for (record, document), answer in self._answers(groups):
                 yield from self._take_failed()
-                record, document = work
                 if isinstance(answer, Exception):
                     yield self._failure(record, answer)
+                elif isinstance(answer, Rereading):
+                    row = answer_row(record, answer.answer, document, self.loaded, run=self.run_hash)
+                    yield row | {"readings": answer.account()}
                 else:
                     yield answer_row(record, answer, document, self.loaded, run=self.run_hash)
             more = self._paused
             yield from self._take_failed()
 
-    def _reread(self, groups: Iterator[list[Record] | None], again: Again) -> Iterator[dict[str, Any]]:
-        """One row after the other, each read as often as its answer needs; rows of one document share what
-        can be read before the question."""
-        for records in groups:
-            yield from self._take_failed()
-            group = None if records is None else self._group(records)
-            if group is None:
-                continue
-            state = group.state
-            if group.ahead is not None:
-                state = self.reader.read(group.ahead)
-                self._shared_tokens += group.ahead.tokens
-            for record in group.records:
-                if self._ended:
-                    return
-                yield self._reread_row(record, group.document, state, again)
-        yield from self._take_failed()
+    def _answers(
+        self, groups: Iterator[list[Record] | None]
+    ) -> Iterator[tuple[_Work, Answer | Rereading | Exception]]:
+        if self._rereads is not None:
+            yield from self._rereads.run(self._pass(groups, self._course))
+        else:
+            yield from self.batch.run(self._pass(groups, self._prepared))
 
-    def _reread_row(
-        self, record: Record, document: Document, state: DocumentState | None, again: Again
-    ) -> dict[str, Any]:
-        passes = readings(
-            self.reader,
-            state or document.text,
-            record.question,
-            most=again.most,
-            max_new_tokens=self.settings.max_new_tokens,
-        )
-        rereading = Rereading(passes, again)
-        try:
-            for _ in rereading:
-                pass
-        except Exception as error:
-            return self._failure(record, error)
-        answer = rereading.answer
-        self._shared_tokens += answer.read_tokens
-        row = answer_row(record, answer, document, self.loaded, run=self.run_hash)
-        return row | {"readings": rereading.account()}
+    def _prepared(self, source: str | DocumentState, record: Record) -> Prepared:
+        return self.reader.prepare(source, record.question, prompt=record.prompt)
+
+    def _course(self, source: str | DocumentState, record: Record) -> Course:
+        assert self.again is not None
+        if record.prompt is not None:
+            raise UsageError("--reads auto: a prompt that is given whole cannot be read on")
+        return Course(self.reader, source, record.question, self.again.most)
 
     def _take_failed(self) -> Iterator[dict[str, Any]]:
         while self._failed:
@@ -229,11 +209,15 @@ class Answerer:
             if len(self._failed) >= FAILURES_HELD or self.idle():
                 yield None
 
-    def _pass(self, groups: Iterator[list[Record] | None]) -> Iterator[tuple[_Work, Prepared]]:
+    def _pass(
+        self,
+        groups: Iterator[list[Record] | None],
+        make: Callable[[str | DocumentState, Record], P],
+    ) -> Iterator[tuple[_Work, P]]:
         """What is to be answered, up to a pause or the end. Documents are read ahead together, for as many
         rows, or tokens, as the batch has."""
         self._paused = False
-        held: list[_Group] = []
+        held: list[RowGroup] = []
         rows = tokens = 0
         for records in groups:
             if self._ended:
@@ -241,47 +225,25 @@ class Answerer:
             if records is None:
                 self._paused = True
                 break
-            group = self._group(records)
-            if group is None:
+            try:
+                group = RowGroup.of(records, self.reader)
+            except Exception as error:
+                self._fail(records, error)
                 continue
             held.append(group)
             tokens += group.ahead.tokens if group.ahead is not None else 0
             rows += len(records)
             if rows >= self.batch.rows or tokens >= self.batch.tokens:
-                yield from self._prepared(held)
+                yield from self._ready(held, make)
                 held, rows, tokens = [], 0, 0
-        yield from self._prepared(held)
-
-    def _group(self, records: list[Record]) -> _Group | None:
-        """The document of some rows; None where it cannot be read: their failures are noted."""
-        try:
-            document, state = self._document(records[0])
-        except Exception as error:
-            self._fail(records, error)
-            return None
-        ahead = None
-        if state is None and len(records) > 1 and all(record.prompt is None for record in records):
-            # This template, or this model, may have nothing to share.
-            with suppress(UsageError, NotResumable):
-                ahead = self.reader.ahead(document)
-        return _Group(records, document, state, ahead)
+        yield from self._ready(held, make)
 
     def _fail(self, records: list[Record], error: Exception) -> None:
         self._failed.extend(self._failure(record, error) for record in records)
 
-    def _document(self, record: Record) -> tuple[Document, DocumentState | None]:
-        if record.context is not None:
-            # As it is: positions are those of the row's own text.
-            return Document(record.context, (Piece(record.name),)), None
-        if record.state is not None:
-            _check_file(record.state, record.name)
-            state = load_state(record.state, self.loaded)
-            return state.document, state
-        assert record.doc is not None
-        _check_file(record.doc, record.name)
-        return read_document(record.doc), None
-
-    def _prepared(self, groups: list[_Group]) -> Iterator[tuple[_Work, Prepared]]:
+    def _ready(
+        self, groups: list[RowGroup], make: Callable[[str | DocumentState, Record], P]
+    ) -> Iterator[tuple[_Work, P]]:
         shared = [group for group in groups if group.ahead is not None]
         states = read_together(self.reader.loaded.model, [g.ahead for g in shared if g.ahead is not None])
         self._shared_tokens += sum(g.ahead.tokens for g in shared if g.ahead is not None)
@@ -290,11 +252,11 @@ class Answerer:
             source = group.state or read.get(id(group)) or group.document.text
             for record in group.records:
                 try:
-                    prepared = self.reader.prepare(source, record.question, prompt=record.prompt)
+                    made = make(source, record)
                 except Exception as error:
                     self._fail([record], error)
                 else:
-                    yield (record, group.document), prepared
+                    yield (record, group.document), made
 
     def _failure(self, record: Record, error: Exception) -> dict[str, Any]:
         kind = next((kind for type_, kind in KINDS.items() if isinstance(error, type_)), "unexpected")
@@ -305,10 +267,3 @@ class Answerer:
 
 def _never() -> bool:
     return False
-
-
-def _check_file(path: str, name: str) -> None:
-    """A row names a regular file: no pipe that never ends, no device."""
-    if not Path(path).is_file():
-        missing = not Path(path).exists()
-        raise DocumentError(f"{name}: {'there is no such file' if missing else 'is no file'}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from jrtcli.errors import JrtError
-from jrtcli.generate import Overflowed, Step, choose, random_of
+from jrtcli.generate import Chosen, Overflowed, Step, choose, random_of
 from jrtcli.reader import MAX_NEW_TOKENS, Reader
 from jrtcli.state import State
 
@@ -63,15 +63,16 @@ class LiveRow:
         """Its prompt has been read; what follows counts from here."""
         self.prefill_seconds, self._joined = prefill_seconds, time.perf_counter()
 
-    def give(self, token: int, probability: float) -> None:
+    def give(self, chosen: Chosen) -> None:
         """The next token, unless it ends the answer."""
         if self._left <= 0:
             self.finish_reason = "length"
-        elif token in self._stop_ids:
+        elif chosen.id in self._stop_ids:
             self.finish_reason = "stop"
         else:
             self._left -= 1
-            self._step = Step(token, probability, self.prefill_seconds + time.perf_counter() - self._joined)
+            seconds = self.prefill_seconds + time.perf_counter() - self._joined
+            self._step = Step(chosen.id, chosen.probability, seconds, chosen.lead)
 
     def __next__(self) -> Step:
         if self._step is None:
@@ -104,8 +105,7 @@ class _Begun:
     """A request that was read: how sure its first token is, that token, and the state (one row)."""
 
     sure: tuple[bool, float]
-    token: int
-    probability: float
+    chosen: Chosen
     state: State
     random: torch.Generator
 
@@ -141,15 +141,21 @@ class Batch:
     """Answers many prepared questions with one reader.
 
     rows: in flight at once; None: found, by doubling while memory suffices and halving where it does not.
-    Attributes: `rows` and `tokens`, the numbers as they stand; `tokens_read`, those of all prompts so far.
+    leads: whether answers have them. Attributes: `rows` and `tokens`, the numbers as they stand;
+    `tokens_read`, those of all prompts so far.
     """
 
     def __init__(
-        self, reader: Reader, *, rows: int | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        reader: Reader,
+        *,
+        rows: int | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        leads: bool = False,
     ) -> None:
         if rows is not None and rows < 1:
             raise ValueError(f"a batch of {rows} rows")
-        self.reader, self.max_new_tokens = reader, max_new_tokens
+        self.reader, self.max_new_tokens, self.leads = reader, max_new_tokens, leads
         self.model: RecurrentLM = reader.loaded.model
         self.rows = FIRST_ROWS if rows is None else rows
         self.tokens = FIRST_TOKENS
@@ -165,7 +171,8 @@ class Batch:
     def run(self, items: Iterable[tuple[K, Prepared]]) -> Iterator[tuple[K, Answer | Exception]]:
         """Answers in the order in which they are done, each with its key.
 
-        items: pulled when there is room for them. An error belongs to its row alone: numbers that overflowed,
+        items: pulled when there is room for them, and, though they had ended, after each answer: it may give
+        rise to another question. An error belongs to its row alone: numbers that overflowed,
         or a row too large for the memory (OutOfMemory).
         """
         source = iter(items)
@@ -215,7 +222,7 @@ class Batch:
         for row in joined:
             assert row.best is not None
             row.steps.join(row.seconds)
-            if self._give(row, row.best.token, row.best.probability, row.best.state):
+            if self._give(row, row.best.chosen, row.best.state):
                 yield row.key, row.asking.answer
             else:
                 going.append(row)
@@ -298,14 +305,13 @@ class Batch:
             if chosen is None:
                 failed[id(row)] = Overflowed()
                 continue
-            token, probability = chosen
-            says = token not in self.reader.stop_ids and self.reader.says(token)
-            sure = (says, probability)
+            says = chosen.id not in self.reader.stop_ids and self.reader.says(chosen.id)
+            sure = (says, chosen.probability)
             # One reading serves many rows: each is charged for its share of the tokens.
             row.seconds += seconds * request.tokens / total
             row.unread -= 1
             if row.best is None or sure > row.best.sure:
-                row.best = _Begun(sure, token, probability, state.select([i]), randoms[i])
+                row.best = _Begun(sure, chosen, state.select([i]), randoms[i])
         self.tokens_read += total
 
     def _step(self, waiting: deque[_Row[K]], live: _Live[K]) -> Iterator[tuple[K, Answer | Exception]]:
@@ -331,29 +337,28 @@ class Batch:
         for i, (row, next_one) in enumerate(zip(live.rows, chosen, strict=True)):
             if next_one is None:
                 yield row.key, Overflowed()
-            elif self._give(row, *next_one, lambda i=i: state.select([i])):
+            elif self._give(row, next_one, lambda i=i: state.select([i])):
                 yield row.key, row.asking.answer
             else:
                 kept.append(i)
         live.keep(kept)
 
-    def _choose(
-        self, logits: torch.Tensor, randoms: Sequence[torch.Generator]
-    ) -> list[tuple[int, float] | None]:
+    def _choose(self, logits: torch.Tensor, randoms: Sequence[torch.Generator]) -> list[Chosen | None]:
         return choose(
             logits,
             randoms,
             real_tokens=self.reader.loaded.real_tokens,
             temperature=self.reader.temperature,
+            leads=self.leads,
         )
 
-    def _give(self, row: _Row[K], token: int, probability: float, state: Any) -> bool:
+    def _give(self, row: _Row[K], chosen: Chosen, state: Any) -> bool:
         """A row's next token. Returns whether its answer is done; then the row has its state."""
-        row.token = token
-        row.steps.give(token, probability)
+        row.token = chosen.id
+        row.steps.give(chosen)
         next(row.asking, None)
         if row.steps.full and not row.asking.finished:
-            row.steps.give(token, probability)
+            row.steps.give(chosen)
             next(row.asking, None)
         if row.asking.finished:
             row.steps.state = state() if callable(state) else state

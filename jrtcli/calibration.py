@@ -10,15 +10,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jrtcli.batching import Batch
+from jrtcli.course import Course, first_reader
 from jrtcli.errors import UsageError
 from jrtcli.metrics import contains
-from jrtcli.rereading import MOST_READS, THRESHOLD, first_reader, readings
+from jrtcli.reader import MAX_NEW_TOKENS
+from jrtcli.reread_batch import RereadBatch
+from jrtcli.rereading import MOST_READS, THRESHOLD, Again
 
 if TYPE_CHECKING:
+    from jrtcli.course import Pass
     from jrtcli.reader import Reader
 
 KEEP = 0.95
 """Of the gain of always reading `most` times: the threshold is the least that keeps so much."""
+
+ALWAYS = 1.01
+"""A threshold above every margin: always read again."""
 
 LEAST_ROWS = 20
 """Fewer held-out rows say nothing about a threshold."""
@@ -71,23 +79,41 @@ class Calibration:
     auto: Point
 
 
-def sample(
+def samples_of(
     reader: Reader,
-    context: str,
-    question: str,
-    golds: Sequence[str],
+    rows: Iterable[tuple[str, str, Sequence[str]]],
     *,
     most: int = MOST_READS,
-    **options: Any,
-) -> Sample:
-    """Read one held-out row as often as it goes. Options and errors as of jrtcli.rereading.readings."""
-    every = list(readings(first_reader(reader), context, question, most=most, **options))
-    tokens = [one.tokens for one in every]
+    batch_size: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    on_row: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """Read held-out rows of (document, question, gold answers) as often as it goes, many at once.
+
+    on_row: called with the rows done. Raises as jrtcli.course.Course, and what the batch says of a row.
+    """
+    reader = first_reader(reader)
+    batch = Batch(reader, rows=batch_size, max_new_tokens=max_new_tokens, leads=True)
+    given = list(rows)
+    courses = ((i, Course(reader, *row[:2], most)) for i, row in enumerate(given))
+    made: dict[int, Sample] = {}
+    for i, answer in RereadBatch[int](batch, Again(most, ALWAYS)).run(courses):
+        if isinstance(answer, Exception):
+            raise answer
+        made[i] = sample(answer.passes, given[i][2])
+        if on_row is not None:
+            on_row(len(made))
+    return [made[i] for i in range(len(given))]
+
+
+def sample(passes: Sequence[Pass], golds: Sequence[str]) -> Sample:
+    """What the readings of a row came to."""
+    tokens = [one.tokens for one in passes]
     return Sample(
-        tuple(contains(one.answer.text, golds) for one in every),
+        tuple(contains(one.answer.text, golds) for one in passes),
         tuple(sum(tokens[: i + 1]) for i in range(len(tokens))),
-        tuple(one.margin for one in every),
-        tuple(one.found for one in every),
+        tuple(one.margin for one in passes),
+        tuple(one.found for one in passes),
     )
 
 
@@ -106,7 +132,7 @@ def point(samples: Sequence[Sample], threshold: float) -> Point:
 def curve(samples: Sequence[Sample]) -> list[Point]:
     """Recall against tokens, for every threshold that changes anything: from reading once to always again."""
     margins = sorted({margin for one in samples for margin in one.margin[:-1]})
-    return [point(samples, threshold) for threshold in (-1.0, 0.0, *margins, 1.01)]
+    return [point(samples, threshold) for threshold in (-1.0, 0.0, *margins, ALWAYS)]
 
 
 def calibrate(
@@ -114,20 +140,15 @@ def calibrate(
     rows: Iterable[tuple[str, str, Sequence[str]]],
     *,
     most: int = MOST_READS,
-    on_row: Callable[[int], None] | None = None,
     **options: Any,
 ) -> tuple[Calibration, list[Sample]]:
     """Find a threshold on held-out rows of (document, question, gold answers).
 
     It is the least threshold that keeps KEEP of the gain in recall of always reading `most` times; where
-    there is no gain it is -1: nothing is read again. on_row: called with the rows done. Raises UsageError for
-    fewer than LEAST_ROWS.
+    there is no gain it is -1: nothing is read again. Options and errors as of samples_of. Raises UsageError
+    for fewer than LEAST_ROWS.
     """
-    samples: list[Sample] = []
-    for context, question, golds in rows:
-        samples.append(sample(reader, context, question, golds, most=most, **options))
-        if on_row is not None:
-            on_row(len(samples))
+    samples = samples_of(reader, rows, most=most, **options)
     if len(samples) < LEAST_ROWS:
         raise UsageError(f"{len(samples)} held-out rows: a threshold needs at least {LEAST_ROWS}")
     every = curve(samples)
@@ -138,7 +159,7 @@ def calibrate(
     loaded = reader.loaded
     return (
         Calibration(
-            min(auto.threshold, 1.01),
+            min(auto.threshold, ALWAYS),
             most,
             reader.template.name,
             loaded.identity.weights_sha256,

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "jrtcli.commands.eval_perplexity:perplexity",
         "Perplexity of texts: recalled bigrams, and the rest.",
     ),
+    "bench": ("jrtcli.commands.bench:bench", "Time kernels and models here, beside their peers."),
     "batch merge": ("jrtcli.commands.batch_merge:merge", "Make one output of those of shards."),
     "doctor": ("jrtcli.commands.doctor:doctor", "Say what this machine has, and check a model's laws."),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,11 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token: its id, the model's probability of it, and the seconds since reading began."""
+    """One generated token: its id, the model's probability of it, the seconds since reading began, and its
+    lead (Chosen)."""
 
     id: int
     probability: float
     seconds: float
+    lead: float | None = None
+
+
+class Chosen(NamedTuple):
+    """A token that was drawn and the model's probability of it. lead: how far the most probable token was
+    ahead of the next, in probability; None where nobody asked."""
+
+    id: int
+    probability: float
+    lead: float | None = None
 
 
 class Overflowed(JrtError):
@@ -76,6 +87,7 @@ class Generation(Iterator[Step]):
         pause: int = 0,
         on_pause: Callable[[State], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        leads: bool = False,
     ) -> None:
         if not ids:
             raise ValueError("a prompt of no tokens")
@@ -95,9 +107,10 @@ class Generation(Iterator[Step]):
         self._reencode = reencode
         self._pause, self._on_pause = pause, on_pause
         self._on_progress = on_progress
+        self._leads = leads
         self._random = random_of(seed)
         self._last: int | None = None
-        self._ahead: tuple[int, float] | None = None
+        self._ahead: Chosen | None = None
         self._started: float | None = None
 
     @property
@@ -112,14 +125,18 @@ class Generation(Iterator[Step]):
             self._ahead = self._draw()
         if self._ahead is None:
             raise ValueError("the generation is under way")
-        chosen, probability = self._ahead
+        chosen, probability, _ = self._ahead
         return None if chosen in self._stop_ids else chosen, probability
 
-    def _draw(self) -> tuple[int, float]:
+    def _draw(self) -> Chosen:
         with torch.no_grad():
             logits = self._logits()[None]
         [chosen] = choose(
-            logits, [self._random], real_tokens=self._real_tokens, temperature=self._temperature
+            logits,
+            [self._random],
+            real_tokens=self._real_tokens,
+            temperature=self._temperature,
+            leads=self._leads,
         )
         if chosen is None:
             raise Overflowed
@@ -129,7 +146,7 @@ class Generation(Iterator[Step]):
         if self.finish_reason is not None or self._left <= 0:
             self.finish_reason = self.finish_reason or "length"
             raise StopIteration
-        chosen, probability = self._draw() if self._ahead is None else self._ahead
+        chosen, probability, lead = self._draw() if self._ahead is None else self._ahead
         self._ahead = None
         if chosen in self._stop_ids:
             self.finish_reason = "stop"
@@ -137,7 +154,7 @@ class Generation(Iterator[Step]):
         self._left -= 1
         self._last = chosen
         assert self._started is not None
-        return Step(chosen, probability, time.perf_counter() - self._started)
+        return Step(chosen, probability, time.perf_counter() - self._started, lead)
 
     def _logits(self) -> Tensor:
         """(V,) logits of the next token."""
@@ -191,12 +208,17 @@ def random_of(seed: int) -> torch.Generator:
 
 @torch.no_grad()
 def choose(
-    logits: Tensor, randoms: Sequence[torch.Generator], *, real_tokens: int | None, temperature: float
-) -> list[tuple[int, float] | None]:
+    logits: Tensor,
+    randoms: Sequence[torch.Generator],
+    *,
+    real_tokens: int | None,
+    temperature: float,
+    leads: bool = False,
+) -> list[Chosen | None]:
     """The next token of each row and the model's probability of it; None where its logits are not numbers.
 
     logits (B, V); randoms: one per row, used where temperature > 0; real_tokens: rows of the vocabulary past
-    these only pad the matrix.
+    these only pad the matrix; leads: whether the leads are wanted too.
     """
     real = logits[:, :real_tokens].float().cpu()
     bad = real.isnan().any(-1)
@@ -210,9 +232,12 @@ def choose(
             int(torch.multinomial(row, 1, generator=random))
             for row, random in zip(scaled, randoms, strict=True)
         ]
+    ahead: list[float | None] = [None] * len(chosen)
+    if leads:
+        ahead = [best - next_best for best, next_best in probabilities.topk(2).values.tolist()]
     return [
-        None if wrong else (id, float(row[id]))
-        for id, row, wrong in zip(chosen, probabilities, bad.tolist(), strict=True)
+        None if wrong else Chosen(id, float(row[id]), lead)
+        for id, row, wrong, lead in zip(chosen, probabilities, bad.tolist(), ahead, strict=True)
     ]
 
 
@@ -234,6 +259,7 @@ def generate(model: RecurrentLM, ids: Sequence[int], **options: Any) -> Generati
             state which was saved there. 0: nowhere.
         on_pause: called with the state at the pause.
         on_progress: called with (tokens read, tokens of the prompt) during the prefill.
+        leads: whether steps say how far the most probable token was ahead of the next.
 
     Raises:
         ValueError: the prompt has no tokens, or `reencode` together with `state`.

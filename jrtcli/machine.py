@@ -42,7 +42,8 @@ class Package:
 
 @dataclass(frozen=True)
 class Backend:
-    """What `--backend auto` means for an architecture here, and why."""
+    """What `--backend auto` means for an architecture here (NAME, or NAME,OP=NAME,...), and why for its main
+    operator."""
 
     architecture: str
     backend: str
@@ -122,12 +123,15 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ..
 
 
 def _backend(architecture: str, device: str) -> Backend:
-    from jrt_kernels.registry import OPS, numba_problem
+    from jrt_kernels.registry import OPS, PACKAGES, named, numba_problem, problem
 
     op = model_class(architecture).main_op
-    chosen = resolve_backend("auto", architecture, device)
-    others = [name for name in OPS[op] if name != chosen]
+    spec = resolve_backend("auto", architecture, device)
+    chosen = named(op, spec)
+    on_gpu = device.startswith("cuda")
+    others = [name for name in OPS[op] if name != chosen and (on_gpu or name not in PACKAGES)]
     what = {
+        "triton": "kernels for this GPU",
         "numba": "compiled for this processor",
         "torch": "matrix products over chunks",
         "naive": "the recurrence, token by token",
@@ -135,9 +139,11 @@ def _backend(architecture: str, device: str) -> Backend:
     reason = f"{what.get(chosen, 'kernels of its own')} on {device}"
     if others:
         reason += f"; also {', '.join(others)}"
-    if device == "cpu" and chosen != "numba" and (problem := numba_problem()) is not None:
-        reason += f"; numba, which is faster, cannot be imported: {problem}"
-    return Backend(architecture, chosen, reason)
+    if device == "cpu" and chosen != "numba" and (missing := numba_problem()) is not None:
+        reason += f"; numba, which is faster, cannot be imported: {missing}"
+    if on_gpu and chosen == "torch" and "triton" in OPS[op] and (missing := problem("triton")) is not None:
+        reason += f"; triton, which is faster, cannot be used: {missing}"
+    return Backend(architecture, spec, reason)
 
 
 def _version(distribution: str) -> str:

@@ -23,6 +23,7 @@ OWN = frozenset(
         "evidence",
         "tokens",
         "timings",
+        "state_bytes",
         "passages",
         "readings",
     )
@@ -63,6 +64,7 @@ def answer_row(
         "prefill_s": round(answer.prefill_s, 6),
         "decode_s": round(answer.decode_s, 6),
     }
+    row["state_bytes"] = answer.state_bytes
     if answer.passages > 1:
         row["passages"] = answer.passages
     if report.warnings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jrtcli.generate import Generation, Step
@@ -102,7 +103,7 @@ class Surest(Iterator[Step]):
         step = next(self._generations[self.chosen])
         # The others were read before this one could go on.
         own = self._generations[self.chosen].prefill_seconds
-        return Step(step.id, step.probability, step.seconds - own + self.prefill_seconds)
+        return replace(step, seconds=step.seconds - own + self.prefill_seconds)
 
     def _read(self) -> None:
         total = sum(g.prompt_tokens for g in self._generations)

@@ -46,14 +46,44 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def resolve_backend(backend: str, kind: str, device: str) -> str:
-    """ "auto" or a name -> the backend of an architecture's kernels. Raises UsageError."""
+    """ "auto", "NAME" or "NAME,OP=NAME,..." -> the backends of an architecture's kernels, as NAME where all
+    its operators have the same, else as NAME,OP=NAME,... (jrt_kernels.registry.plan). Raises UsageError for
+    what does not exist, needs another device, is not installed, or cannot serve a model.
+    """
     from jrt_kernels import registry
     from jrtcli.models import architecture
 
-    op = architecture(kind).main_op
-    if backend == "auto":
-        return registry.choose(op, device)
+    model = architecture(kind)
+    ops = (model.main_op, *model.other_ops)
+    if backend != "auto":
+        first, *others = backend.split(",")
+        if first != "auto":
+            _check_backend(first, kind, model.main_op, device)
+        for part in others:
+            op, equals, name = part.partition("=")
+            if not equals or op not in ops:
+                raise UsageError(
+                    f"--backend {backend}: after the first name come OP=NAME, OP one of {', '.join(ops)}"
+                )
+            if name != "auto":
+                _check_backend(name, kind, op, device)
+    return registry.plan(ops, backend, device)
+
+
+def _check_backend(name: str, kind: str, op: str, device: str) -> None:
+    """Raises UsageError where a backend that was asked for cannot serve an operator of a model."""
+    from jrt_kernels import registry
+
     have = registry.OPS[op]
-    if backend not in have:
-        raise UsageError(f"{kind} has no backend {backend!r}: take auto or {', '.join(have)}")
-    return backend
+    if name not in have:
+        raise UsageError(f"{kind} has no backend {name!r}: take auto or {', '.join(have)}")
+    if (op, name) in registry.FROM_NOTHING:
+        raise UsageError(f"--backend {name}: its {op} cannot go on from a state, as {kind} must; take auto")
+    if name == "numba" and device != "cpu":
+        raise UsageError(f"--backend numba runs on a CPU, not on {device}; take auto")
+    if name not in registry.PACKAGES:
+        return
+    if not device.startswith("cuda"):
+        raise UsageError(f"--backend {name} runs on a CUDA device, not on {device}; take --backend auto")
+    if (problem := registry.problem(name)) is not None:
+        raise UsageError(f"--backend {name}: {problem}")

@@ -1,9 +1,4 @@
-"""Rereading: answer after one reading, and read on only where the answer is unsure.
-
-A recurrent state after [C, Q] goes on with [C, Q]: what two prompts of one template have in common, with n
-readings and with n + 1, is read once, and its state kept. So a second reading costs a second reading, and an
-answer that is sure after the first costs nothing more.
-"""
+"""Rereading: answer after one reading, and read on only where the answer is unsure."""
 
 from __future__ import annotations
 
@@ -13,18 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from jrtcli.answer import Token
-from jrtcli.document import DocumentState
-from jrtcli.errors import NotResumable, UsageError
-from jrtcli.evidence import grounding
-from jrtcli.generate import Generation
+from jrtcli.course import Course, Pass
 from jrtcli.reader import MAX_NEW_TOKENS, Reader
 
 if TYPE_CHECKING:
     from jrtcli.answer import Answer
-    from jrtcli.prepared import Prepared
+    from jrtcli.document import DocumentState
     from jrtcli.state import State
 
 MOST_READS = 2
@@ -44,49 +35,6 @@ class Again:
     calibrated: bool = False
 
 
-class Margins(Generation):
-    """A generation that also notes how far each token was ahead of the next best, in probability."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.margins: list[float] = []
-
-    def _logits(self) -> Tensor:
-        logits = super()._logits()
-        best = torch.softmax(logits[: self._real_tokens].float(), -1).topk(2).values.tolist()
-        self.margins.append(best[0] - best[1])
-        return logits
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The answer after so many readings, and what speaks against it.
-
-    reads: readings so far. tokens: read for this pass. margin: the least lead of an answer's token over the
-    next best, in probability; 0.0 where nothing was said. found: whether the answer stands in the document.
-    """
-
-    reads: int
-    tokens: int
-    answer: Answer
-    margin: float
-    found: bool
-
-    def unsure(self, threshold: float) -> tuple[str, ...]:
-        """Why to read on, in words; empty for an answer that is sure, and where a threshold below 0 says that
-        reading again gains nothing."""
-        if threshold < 0:
-            return ()
-        if not self.answer.text:
-            return ("no answer",)
-        why = []
-        if self.margin < threshold:
-            why.append(f"margin {self.margin:.2f} below {threshold:.2f}")
-        if not self.found:
-            why.append("not in the document")
-        return tuple(why)
-
-
 def readings(
     reader: Reader,
     source: str | DocumentState,
@@ -99,119 +47,37 @@ def readings(
 ) -> Iterator[Pass]:
     """The answer after each reading, up to `most`; the next one is read when it is asked for.
 
-    reader: of the first readings (`first_reader`). on_progress: called with (tokens read, tokens to read) of
-    a pass. on_read: as of Reader.start. Raises UsageError for a template or a document that cannot be read
-    on, NotResumable for a model with an encoder.
+    reader: of the first readings (jrtcli.course.first_reader). on_progress: called with (tokens read, tokens
+    to read) of a pass. on_read: as of Reader.start. Raises as Course.
     """
-    check(reader, most)
+    course = Course(reader, source, question, most)
     model = reader.loaded.model
-    prepared = reader.prepare(source, question)
-    if len(prepared.requests) > 1:
-        raise UsageError(
-            "--reads auto: the document is longer than this model's window and is read in passages;"
-            " add --window 0, or take --reads 1 or 2"
-        )
-    [request] = prepared.requests
-    context = prepared.context
-    shared = request.shared
-    first: int = prepared.fields["reads"]
-    here = _whole(reader, first, context, question)
-    state, done = request.state, here.tokens - request.tokens
-    for reads in range(first, most + 1):
-        before, started = done, time.perf_counter()
-        ids = here.requests[0].filled.ids
-        more = _whole(reader, reads + 1, context, question) if reads < most else None
-        # What the next reading goes on from, and at least one token for this pass to end with.
-        stops = [_alike(ids, more.requests[0].filled.ids)] if more is not None else []
-        if on_read is not None and reads == first and shared:
-            stops.insert(0, shared)
-        for stop in stops:
-            if stop > done:
+    while True:
+        before, started = course.begun, time.perf_counter()
+        total = len(course.ids) - before
+        for stop in (course.shared if on_read is not None else 0, course.stop):
+            if stop > course.done:
                 options: dict[str, Any] = {}
                 if on_progress is not None:
-                    options["on_progress"] = _counter(on_progress, done - before, len(ids) - before)
-                tokens = torch.tensor([ids[done:stop]], device=model.device)
-                state, done = model.prefill(tokens, state, **options)[1], stop
-                if on_read is not None and stop == shared and reads == first:
-                    assert state is not None
-                    on_read(state)
+                    options["on_progress"] = _counter(on_progress, course.done - before, total)
+                tokens = torch.tensor([course.ids[course.done : stop]], device=model.device)
+                course.advance(model.prefill(tokens, course.state, **options)[1], stop)
+                if on_read is not None and stop == course.shared:
+                    assert course.state is not None
+                    on_read(course.state)
         seconds = time.perf_counter() - started
-        generation = Margins(
-            model,
-            ids[done:],
-            state=state,
-            max_new_tokens=max_new_tokens,
-            stop_ids=reader.stop_ids,
-            real_tokens=reader.loaded.real_tokens,
-            temperature=reader.temperature,
-            seed=reader.seed,
-            on_progress=None
-            if on_progress is None
-            else _outer(on_progress, done - before, len(ids) - before),
+        rest = course.rest()
+        progress = None if on_progress is None else _outer(on_progress, course.done - before, total)
+        generation = reader.generation(
+            rest.requests[0], max_new_tokens=max_new_tokens, leads=True, on_progress=progress
         )
-        fields = here.fields | {
-            "question": question,
-            "read_tokens": len(ids) - before,
-            "reused_tokens": before,
-        }
-        asking = reader.asking(replace(here, fields=fields), generation, started=started)
+        asking = reader.asking(rest, generation, started=started)
         for _ in asking:
             pass
-        answer = asking.answer
-        answer = replace(answer, prefill_s=answer.prefill_s + seconds)
-        margins = generation.margins[: max(1, len(answer.token_ids))]
-        yield Pass(
-            reads,
-            len(ids) - before,
-            answer,
-            min(margins) if answer.text else 0.0,
-            bool(answer.text) and grounding(answer.text, context).found,
-        )
-        if more is not None:
-            here = more
-
-
-def check(reader: Reader, most: int) -> None:
-    """Raises UsageError, or NotResumable, where a reading cannot be followed by another."""
-    template = reader.template
-    if reader.loaded.model.has_encoder:
-        raise NotResumable(
-            f"--reads auto goes on from a state, and the encoder of {reader.loaded.identity.name} reads its"
-            " region in one piece: take --reads 2, or a causal model"
-        )
-    if not template.repeats:
-        raise UsageError(
-            f"--reads auto: template {template.name} reads {template.least_reads} times, never more:"
-            " take cq, cqcq or qcq"
-        )
-    if most <= template.least_reads:
-        raise UsageError(
-            f"--reads auto:{most}: template {template.name} begins with {template.least_reads}: give more"
-        )
-
-
-def first_reader(reader: Reader) -> Reader:
-    """The reader of the first readings: as few as its template allows."""
-    return Reader(
-        reader.loaded,
-        template=reader.template,
-        reads=reader.template.least_reads,
-        fill=reader.fill,
-        window=reader.window,
-        temperature=reader.temperature,
-        seed=reader.seed,
-    )
-
-
-def _whole(reader: Reader, reads: int, context: str, question: str) -> Prepared:
-    """The prompt of so many readings, from nothing and in one piece."""
-    prompt = reader.template.render(context, question, reads=reads)
-    return reader.prepare(context, question, prompt=prompt)
-
-
-def _alike(first: list[int], second: list[int]) -> int:
-    most = min(len(first) - 1, len(second) - 1)
-    return next((i for i in range(most) if first[i] != second[i]), most)
+        yield course.taken(asking.answer, seconds)
+        if not course.more:
+            return
+        course.go_on()
 
 
 def _counter(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
@@ -253,6 +119,13 @@ class Rereading(Iterator[Token]):
             self.passes.append(one)
             if not one.unsure(self.again.threshold):
                 return
+
+    @classmethod
+    def of(cls, passes: list[Pass], again: Again) -> Rereading:
+        """One that is done: what `passes` came to."""
+        made = cls(iter(passes), again)
+        made._read()
+        return made
 
     @property
     def answer(self) -> Answer:

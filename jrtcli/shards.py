@@ -29,9 +29,13 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
+    def has(self, number: int) -> bool:
+        """Whether a row is its, by the row's number from 0."""
+        return number % self.count == self.index - 1
+
     def take(self, rows: Iterable[Record | BadRow]) -> Iterator[Record | BadRow]:
         """Its rows, of all rows of the input."""
-        return (row for row in rows if row.number % self.count == self.index - 1)
+        return (row for row in rows if self.has(row.number))
 
     def path(self, out: str | Path) -> Path:
         """Where it writes: out.jsonl.gz -> out-00003-of-00008.jsonl.gz. Raises UsageError for stdout."""

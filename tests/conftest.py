@@ -32,3 +32,12 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("needs the real documents beside the checkout")
     return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests with the marker `gpu` are for machines that have one."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

@@ -25,6 +25,7 @@ FLOORS = {
     "jrt_kernels": 0,
     "jrt_prompts": 0,
     "jrtcli.errors": 0,
+    "jrtcli.decoding": 1,
     "jrtcli.models": 1,
     "jrtcli.state": 1,
     "jrtcli.batch": 3,
@@ -54,10 +55,10 @@ ONLY_IN = {
     "accelerate": r"jrtcli\.train\.loop",
     "lm_eval": r"jrtcli\.lm_eval_model",
     "ray": r"jrtcli\.ray_(engine|actor)",
-    "triton": r"jrt_kernels\..*\.triton",
+    "triton": r"jrt_kernels\..*\.triton(_\w+)?",
     "numba": r"jrt_kernels\.(jit\..*|.*\.numba)",
     "llvmlite": r"jrt_kernels\.jit\.(lanes|together)",
-    "fla": r"jrt_kernels\..*\.fla",
+    "fla": r"jrt_kernels\..*\.fla|jrtcli\.bench\.attention",
     "mamba_ssm": r"jrt_kernels\..*\.mamba_ssm",
 }
 # floor of a module -> third-party modules that its code may import besides those of ONLY_IN
@@ -65,6 +66,7 @@ ALLOWED = {
     "jrt_prompts": set(),
     "jrt_kernels": {"torch", "numpy"},
     "jrtcli.errors": set(),
+    "jrtcli.decoding": {"torch"},
     "jrtcli.models": {"torch"},
     "jrtcli.state": {"torch"},
 }

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from jrtcli import calibration
-from jrtcli.calibration import Sample, calibrate, curve, keep, point, sample, threshold_of
+from jrtcli.calibration import Sample, calibrate, curve, keep, point, samples_of, threshold_of
 from jrtcli.checkpoint import load
+from jrtcli.course import first_reader
 from jrtcli.errors import NotResumable, UsageError
 from jrtcli.models import ARCHITECTURES
 from jrtcli.reader import Reader
-from jrtcli.rereading import THRESHOLD, Again, Rereading, first_reader, readings
+from jrtcli.rereading import THRESHOLD, Again, Rereading, readings
 
 
 def _load(name: str) -> ModuleType:
@@ -172,8 +173,8 @@ def test_a_threshold_is_the_least_that_keeps_the_gain(
     loaded = load(tiny.save(tmp_path / "m", "gla"))
     reader = Reader(loaded, template="cq")
     waiting = list(SAMPLES * 6)
-    monkeypatch.setattr(calibration, "sample", lambda *_, **__: waiting.pop(0))
-    found, samples = calibrate(reader, [("c", "q", ("a",))] * 24)
+    monkeypatch.setattr(calibration, "samples_of", lambda *_, **__: list(waiting))
+    found, samples = calibrate(reader, [])
     assert len(samples) == 24 and found.rows == 24
     assert (found.once.recall, found.most.recall, found.auto.recall) == (0.25, 0.75, 0.75)
     assert 0.1 < found.threshold <= 0.8 and found.auto.again < 1
@@ -185,20 +186,23 @@ def test_a_threshold_is_the_least_that_keeps_the_gain(
     place.write_text('{"threshold": "high"}')
     assert threshold_of(reader, 2) == (THRESHOLD, False)
     waiting[:] = [SAMPLES[1], SAMPLES[3]] * 10
-    nothing_gained, _ = calibrate(reader, [("c", "q", ("a",))] * 20)
+    nothing_gained, _ = calibrate(reader, [])
     assert nothing_gained.threshold == -1 and nothing_gained.auto.again == 0
     keep(reader, nothing_gained)
     assert threshold_of(reader, 2) == (-1.0, True)
     waiting[:] = SAMPLES
     with pytest.raises(UsageError, match="at least 20"):
-        calibrate(reader, [("c", "q", ("a",))] * 4)
+        calibrate(reader, [])
 
 
 def test_a_sample_is_what_the_readings_gave(tmp_path: Path) -> None:
     loaded = load(tiny.save(tmp_path / "m", "based"))
     reader = Reader(loaded, template="cq")
     every = list(readings(first_reader(reader), WORDS, "who?", max_new_tokens=4))
-    found = sample(reader, WORDS, "who?", [every[1].answer.text or "?"], max_new_tokens=4)
+    seen: list[int] = []
+    rows = [(WORDS, "who?", [every[1].answer.text or "?"]), (WORDS * 2, "where?", ["?"])]
+    found, _ = samples_of(reader, rows, max_new_tokens=4, on_row=seen.append)
+    assert seen == [1, 2]
     assert found.tokens == (every[0].tokens, every[0].tokens + every[1].tokens)
-    assert found.margin == pytest.approx(tuple(one.margin for one in every))
+    assert found.margin == pytest.approx(tuple(one.margin for one in every), abs=1e-4)
     assert found.recall[1] == float(bool(every[1].answer.text))

@@ -135,10 +135,10 @@ def ask(
         tokenizer=tokenizer,
     )
 
+    from jrtcli.course import first_reader
     from jrtcli.document import load_state
     from jrtcli.reader import Reader
     from jrtcli.reading import Reading
-    from jrtcli.rereading import first_reader
 
     settings: dict[str, Any] = {"fill": fill, "window": window, "temperature": temperature, "seed": seed}
     reader = Reader(loaded, template=chosen, reads=count, **settings)
@@ -157,7 +157,8 @@ def ask(
 def reread(reader: Reader, most: int) -> Again:
     """When to read again, by the threshold of the reader's model. Raises UsageError, NotResumable."""
     from jrtcli.calibration import threshold_of
-    from jrtcli.rereading import Again, check
+    from jrtcli.course import check
+    from jrtcli.rereading import Again
 
     check(reader, most)
     threshold, calibrated = threshold_of(reader, most)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from jrtcli.shards import Elsewhere, Shard, outputs, parse_shard, shard_of
 
 if TYPE_CHECKING:
     from jrtcli.batch import BatchSettings
-    from jrtcli.commands.batch_run import Engine, Rows
+    from jrtcli.commands.batch_run import Rows
 
 _PANEL = "Several processes and machines"
 
@@ -119,14 +120,23 @@ def check_engine(engine: str, address: str | None) -> None:
 
 @contextmanager
 def opened(
-    console: Console, settings: BatchSettings, *, engine: str, workers: str | None, address: str | None
-) -> Iterator[Engine]:
-    """The engine, its models loaded; ended with the block."""
+    console: Console,
+    settings: BatchSettings,
+    *,
+    engine: str,
+    workers: str | None,
+    address: str | None,
+    answerer: str = "jrtcli.batch:Answerer",
+) -> Iterator[Any]:
+    """The engine, its models loaded; ended with the block. answerer: "module:attribute" of what answers in
+    each process, called with the settings."""
     if engine == "ray":
         from jrtcli.ray_engine import RayEngine
 
         with console.status("starting Ray"):
-            cluster = RayEngine(settings, workers=workers, address=address, note=console.warn)
+            cluster = RayEngine(
+                settings, workers=workers, address=address, note=console.warn, answerer=answerer
+            )
         console.note(f"Ray: {cluster.actors} actor{'s' * (cluster.actors > 1)}")
         try:
             yield cluster
@@ -137,17 +147,16 @@ def opened(
 
     number = None if workers is None else number_of_workers(workers, settings.device)
     if number is None or (workers == "auto" and number == 1):
-        from jrtcli.batch import Answerer
-
         if settings.device == "auto" and "LOCAL_RANK" in os.environ and len(gpus := visible_gpus()) > 1:
             # torchrun starts a process for each GPU, and says which is whose.
             settings = replace(settings, device=f"cuda:{int(os.environ['LOCAL_RANK']) % len(gpus)}")
         choices = {name: getattr(settings, name) for name in ("device", "dtype", "backend", "revision")}
         loaded = load(console, settings.model, tokenizer=settings.tokenizer, **choices)
-        yield Answerer(settings, loaded=loaded)
+        module, _, name = answerer.partition(":")
+        yield getattr(import_module(module), name)(settings, loaded=loaded)
         return
     with console.status(f"loading {settings.model} in {number} processes"):
-        processes = Workers(settings, number, note=console.warn)
+        processes = Workers(settings, number, note=console.warn, answerer=answerer)
     console.note(f"{number} worker{'s' * (number > 1)}")
     try:
         yield processes

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jrtcli.commands import options
+from jrtcli.commands.batch_engine import AddressOption, EngineOption, WorkersOption, check_engine
 from jrtcli.commands.eval_options import (
     Calibrate,
     Data,
@@ -24,27 +21,22 @@ from jrtcli.commands.eval_options import (
     Paper,
     Reads,
     Scoring,
+    Shard,
     Shots,
     Tasks,
     Templates,
     Whole,
 )
-from jrtcli.console import Console, Progress
-from jrtcli.errors import EXIT_SOME_ROWS_FAILED, JrtError, UsageError
+from jrtcli.commands.eval_run import Rows, Run, Where
+from jrtcli.console import Console
+from jrtcli.errors import JrtError, UsageError
 from jrtcli.fill import WAYS
 from jrtcli.tasks import TASKS, load_task
 from jrtcli.tasks.qa import qa_task
 from jrtcli.tasks.rows import find_rows, missing, task_rows
 
 if TYPE_CHECKING:
-    from jrtcli.evaluate.grid import Cell
-    from jrtcli.evaluate.run import Seen
     from jrtcli.tasks.task import Task
-
-Rows = dict[str, Sequence[tuple[dict[str, Any], str]]]
-
-PLAIN_EVERY_S = 10.0
-"""Seconds between the lines of progress where stderr is no terminal."""
 
 
 def eval_(
@@ -65,6 +57,10 @@ def eval_(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Rows at once.")
     ] = None,
+    shard: Shard = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     tokenizer: options.Tokenizer = None,
@@ -89,6 +85,9 @@ def eval_(
     fills = _listed(fill)
     if unknown := [each for each in fills if each not in WAYS]:
         raise UsageError(f"no --fill {unknown[0]!r}: choose {', '.join(WAYS)}")
+    counts, most = _readings(reads)
+    check_engine(engine, address)
+    where = Where.of(engine, workers, address, shard, output)
     data = data or []
     choices = {"device": device, "dtype": dtype, "backend": backend, "revision": revision}
     choices["tokenizer"] = tokenizer
@@ -111,17 +110,21 @@ def eval_(
         if calibrate:
             from jrtcli.commands.eval_calibrate import calibrated
 
-            orders, most = _listed(template or ""), _numbers(reads, "--reads", least=2)
-            if len(orders) > 1 or len(most) > 1 or output is not None:
-                raise UsageError("--calibrate takes one --template and one --reads, and no -o")
+            orders, least = _listed(template or ""), [*(n for n in counts if n > 1), *most]
+            if len(orders) > 1 or len(least) > 1 or 1 in counts:
+                raise UsageError("--calibrate takes one --template, and one --reads of 2 or more")
+            if (engine, workers, where.shard) != ("local", None, None):
+                raise UsageError("--calibrate runs in one process: leave --workers, --engine and --shard out")
             return calibrated(
                 console,
                 model or [options.DEFAULT_MODEL],
                 orders[0] if orders else None,
                 named,
                 rows,
-                most[0] if most else None,
+                least[0] if least else None,
                 choices,
+                output,
+                batch_size=batch_size,
                 json=json,
             )
         numbers = []
@@ -129,13 +132,15 @@ def eval_(
             named.values(),
             model or [options.DEFAULT_MODEL],
             orders=None if template is None else _listed(template),
-            reads=_numbers(reads, "--reads"),
+            reads=counts,
+            most_reads=most,
             lengths=lengths,
             shots=_numbers(shots, "--shots", least=0),
             fills=fills,
             oracle=not no_window,
         )
-    return _run(console, cells, named, rows, numbers, output, scoring, choices, batch_size, json)
+    run = Run(cells, named, rows, numbers, scoring, choices, batch_size)
+    return run.go(console, output, where, json=json)
 
 
 def _tasks(
@@ -186,86 +191,14 @@ def _numbers(text: str | None, option: str, least: int = 1) -> list[int]:
     return found
 
 
-def _run(
-    console: Console,
-    cells: Sequence[Cell],
-    tasks: dict[str, Task],
-    rows: Rows,
-    numbers: Sequence[Any],
-    output: Path | None,
-    scoring: str,
-    choices: dict[str, Any],
-    batch_size: int | None,
-    json: bool,
-) -> int:
-    from jrtcli.batch import BatchSettings
-    from jrtcli.commands.ask import load
-    from jrtcli.commands.eval_show import save, show
-    from jrtcli.evaluate.results import differences
-    from jrtcli.evaluate.run import Evaluation
-
-    with _folder(output) as folder:
-        evaluation = Evaluation(
-            cells,
-            tasks,
-            rows,
-            folder,
-            load=lambda name: load(console, name, **choices),
-            settings=BatchSettings(batch_size=batch_size, **choices),
-        )
-        try:
-            with console.progress("answered", unit="rows", every_s=PLAIN_EVERY_S) as bar:
-                results = evaluation.run(_watch(bar))
-        except KeyboardInterrupt:
-            if output is not None:
-                console.note(f"interrupted: the same command goes on with {output}", style="yellow")
-            raise
-        compared = differences(results, scoring)
-        lines = [number.line(results, scoring) for number in numbers]
-        if output is not None:
-            save(folder, results, compared, lines, scoring=scoring, command=_command(), date=None)
-        show(console, results, compared, lines, scoring=scoring, json=json)
-    for result in results:
-        if result.dropped:
-            said = "rows are" if result.dropped > 1 else "row is"
-            cell = result.cell
-            console.note(
-                f"{cell.task} {cell.reading}, {cell.model_name}: {result.dropped:,} {said} left out: no gold,"
-                " or one of a single character, which the oracle window drops as published"
-            )
-    if output is not None:
-        console.note(f"{output / 'report.html'}, results.json, results.csv, samples/")
-    if failed := sum(result.failed for result in results):
-        console.warn(f"{failed:,} rows failed; their errors stand in the samples")
-    return EXIT_SOME_ROWS_FAILED if failed else 0
-
-
-@contextmanager
-def _folder(output: Path | None) -> Iterator[Path]:
-    if output is None:
-        with tempfile.TemporaryDirectory(prefix="jrt-eval-") as made:
-            yield Path(made)
-        return
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: is a file: name a folder with -o")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise JrtError(f"{output}: cannot be made: {error.strerror or error}") from None
-    yield output
-
-
-def _watch(bar: Progress) -> Any:
-    def watch(seen: Seen) -> None:
-        cell = seen.cell
-        what = f"{cell.task} {cell.reading}, {cell.model_name} ({seen.number} of {seen.cells})"
-        speed = {} if seen.tokens_per_s is None else {"tokens/s": f"{seen.tokens_per_s:,.0f}"}
-        if bar.description != what:
-            bar.description, bar.first = what, None
-        bar.update(seen.done, seen.rows, **speed)
-
-    return watch
-
-
-def _command() -> str:
-    return shlex.join(["jrt", *sys.argv[1:]])
+def _readings(text: str | None) -> tuple[list[int], list[int]]:
+    """The numbers of readings, and the most of each `auto`."""
+    counts: list[int] = []
+    most: list[int] = []
+    for part in _listed(text or ""):
+        if part.partition(":")[0] == "auto":
+            found = options.reads_or_auto(part)[1]
+            most += [] if found is None else [found]
+        else:
+            counts += _numbers(part, "--reads")
+    return counts, most

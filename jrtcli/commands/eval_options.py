@@ -32,7 +32,13 @@ Templates = Annotated[
 ]
 Reads = Annotated[
     str | None,
-    typer.Option("--reads", "-n", metavar="1,2", help="Readings of templates.", rich_help_panel=_GRID),
+    typer.Option(
+        "--reads",
+        "-n",
+        metavar="1,2,auto",
+        help="Readings of templates; auto[:N]: again (up to N times) where the answer is unsure.",
+        rich_help_panel=_GRID,
+    ),
 ]
 Shots = Annotated[
     str, typer.Option("--shots", metavar="0,2", help="Examples in front.", rich_help_panel=_GRID)
@@ -84,5 +90,18 @@ Paper = Annotated[
 
 Calibrate = Annotated[
     bool,
-    typer.Option("--calibrate", help="Find the threshold of --reads auto on these rows, and keep it."),
+    typer.Option(
+        "--calibrate",
+        help="Find the threshold of --reads auto on these rows, keep it, and show recall over tokens read.",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Every N-th row from the I-th on, beside those of others in DIR; the command without it puts all"
+        " together. Default: from SLURM_ARRAY_TASK_ID or RANK.",
+        rich_help_panel="Several processes and machines",
+    ),
 ]

@@ -13,14 +13,13 @@ from jrtcli.evaluate.modes import MODES
 from jrtcli.evaluate.page import page
 from jrtcli.evaluate.results import Compared, Result
 from jrtcli.evaluate.tables import (
-    COLUMNS,
     DIFFERENCE_COLUMNS,
     PAPER_COLUMNS,
     PaperLine,
     csv_text,
     difference_rows,
     paper_rows,
-    result_rows,
+    result_table,
     values,
     window_words,
 )
@@ -45,7 +44,7 @@ def show(
         console.table(PAPER_COLUMNS, paper_rows(lines))
         console.out()
     if results:
-        console.table(COLUMNS, result_rows(results, scoring), droppable=_NARROW)
+        console.table(*result_table(results, scoring), droppable=_NARROW)
         console.note(f"contains: scoring {scoring}; ± is the standard error. {window_words(results)}")
     if compared:
         console.out()

@@ -47,7 +47,12 @@ Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=_MACHINE)
 ]
 Backend = Annotated[
-    str, typer.Option("--backend", help="Kernels: auto, numba, torch or naive.", rich_help_panel=_MACHINE)
+    str,
+    typer.Option(
+        "--backend",
+        help="Kernels: auto, naive, torch, numba (CPU), triton, fla or mamba_ssm (GPU); or NAME,OP=NAME.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 Revision = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jrt_prompts
 from jrtcli.errors import TemplateError, UsageError
+from jrtcli.rereading import MOST_READS
 from jrtcli.tasks.task import ONCE, TWICE, Task
 
 PUBLISHED = (ONCE, TWICE)
@@ -19,8 +20,9 @@ PUBLISHED = (ONCE, TWICE)
 @dataclass(frozen=True)
 class Cell:
     """One cell. model: as the user names it. order: "once", "twice" or a template. reads: of a template;
-    None: its own. length_tokens: of the cut, None: none. oracle: whether the cut knows the answer. shots:
-    examples in front. fill: of jrtcli.fill.WAYS."""
+    None: its own. most_reads: read again, up to so many times, where an answer is unsure. length_tokens: of
+    the cut, None: none. oracle: whether the cut knows the answer. shots: examples in front. fill: of
+    jrtcli.fill.WAYS."""
 
     task: str
     model: str
@@ -30,6 +32,7 @@ class Cell:
     oracle: bool = True
     shots: int = 0
     fill: str = "twice"
+    most_reads: int | None = None
 
     @property
     def reading(self) -> str:
@@ -37,6 +40,8 @@ class Cell:
         parts = [self.order]
         if self.reads is not None:
             parts.append(f"x{self.reads}")
+        if self.most_reads is not None:
+            parts.append("auto" if self.most_reads == MOST_READS else f"auto:{self.most_reads}")
         if self.shots:
             parts.append(f"{self.shots} shots")
         if self.fill != "twice":
@@ -62,35 +67,41 @@ def cells(
     *,
     orders: Sequence[str] | None = None,
     reads: Sequence[int] = (),
+    most_reads: Sequence[int] = (),
     lengths: Sequence[int] = (),
     shots: Sequence[int] = (0,),
     fills: Sequence[str] = ("twice",),
     oracle: bool = True,
 ) -> list[Cell]:
     """Every cell, by model, so that each is loaded once. orders, lengths: none given, each task's own.
+    most_reads: cells that read again where it pays, beside those of `reads`.
 
     Raises UsageError for an order that is none, or that cannot have so many readings.
     """
+    if most_reads and any(shots):
+        raise UsageError("--reads auto: a prompt with examples in front (--shots) cannot be read on")
     tasks = list(tasks)
     made = []
     for model in models:
         for task in tasks:
             own: list[int | None] = [*lengths] or [task.length_tokens if oracle else None]
             for length in own:
-                for order, count in _orders(task, orders, reads):
+                for order, count, most in _orders(task, orders, reads, most_reads):
                     made += [
-                        Cell(task.name, model, order, count, length, oracle, number, fill)
+                        Cell(task.name, model, order, count, length, oracle, number, fill, most)
                         for number in shots
                         for fill in fills
                     ]
     return list(dict.fromkeys(made))
 
 
-def _orders(task: Task, orders: Sequence[str] | None, reads: Sequence[int]) -> list[tuple[str, int | None]]:
-    found: list[tuple[str, int | None]] = []
+def _orders(
+    task: Task, orders: Sequence[str] | None, reads: Sequence[int], most_reads: Sequence[int]
+) -> list[tuple[str, int | None, int | None]]:
+    found: list[tuple[str, int | None, int | None]] = []
     for order in orders or task.orders:
         if order in PUBLISHED and task.once is not None:
-            found.append((order, None))
+            found.append((order, None, None))
             continue
         # A QA file has no prompts of its own: its once and twice are templates.
         name = {ONCE: "cq", TWICE: "cqcq"}.get(order, order)
@@ -98,10 +109,19 @@ def _orders(task: Task, orders: Sequence[str] | None, reads: Sequence[int]) -> l
             template = jrt_prompts.load_template(name)
         except jrt_prompts.TemplateError as error:
             raise TemplateError(f"no order {order!r}: once, twice, or a template; {error}") from None
-        possible = [n for n in reads if _can(template, n)]
-        if reads and not possible:
-            raise UsageError(f"--reads {','.join(map(str, reads))}: {name} cannot be read so often")
-        found += [(name, n) for n in possible] if reads else [(name, None)]
+        if not reads and not most_reads:
+            found.append((name, None, None))
+            continue
+        possible = [(name, n, None) for n in reads if _can(template, n)]
+        again = [(name, None, n) for n in most_reads if template.repeats and n > template.least_reads]
+        if not possible and not again:
+            asked = ",".join([*map(str, reads), *(f"auto:{n}" for n in most_reads)])
+            raise UsageError(f"--reads {asked}: {name} cannot be read so often")
+        found += [*possible, *again]
+    if most_reads and not any(most for _, _, most in found):
+        raise UsageError(
+            "--reads auto: no order here can be read on: name templates, such as --template cq,qcq"
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jrt_prompts
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from jrtcli.tokens import Tokenizer
 
 Rows = Sequence[tuple[dict[str, Any], str]]
+
+
+@dataclass(frozen=True)
+class Item(Record):
+    """A record of one cell. cell: its number among those that share a model."""
+
+    cell: int = 0
 
 
 def shown_rows(task: Task, rows: Rows, cell: Cell, tokenizer: Tokenizer) -> list[tuple[Row, str]]:
@@ -36,8 +44,9 @@ def _published(task: Task, row: Row) -> bool:
     return all(name in row for name in task.fields) and row.get("question") != row.get("orig_question")
 
 
-def records(task: Task, shown: Sequence[tuple[Row, str]], cell: Cell) -> list[Record]:
+def records(task: Task, shown: Sequence[tuple[Row, str]], cell: Cell, of: int = 0) -> list[Item]:
     """What is asked in a cell, one record a row, each with its own prompt where no template alone makes it.
+    of: the cell's number among those of its model.
 
     Raises UsageError where there are too few rows to take the cell's examples from.
     """
@@ -65,7 +74,7 @@ def records(task: Task, shown: Sequence[tuple[Row, str]], cell: Cell) -> list[Re
         }
         file, _, line = where.rpartition(":")
         made.append(
-            Record(
+            Item(
                 file=file,
                 line=int(line),
                 number=number,
@@ -78,6 +87,7 @@ def records(task: Task, shown: Sequence[tuple[Row, str]], cell: Cell) -> list[Re
                 name="context",
                 carried=carried,
                 prompt=prompt,
+                cell=of,
             )
         )
     return made

@@ -9,14 +9,13 @@ from jrtcli import __version__, charts
 from jrtcli.evaluate.modes import MODES
 from jrtcli.evaluate.results import SCORINGS, Compared, Result
 from jrtcli.evaluate.tables import (
-    COLUMNS,
     DIFFERENCE_COLUMNS,
     PAPER_COLUMNS,
     PaperLine,
     difference_rows,
     model_names,
     paper_rows,
-    result_rows,
+    result_table,
     window_words,
 )
 from jrtcli.metrics import wilson
@@ -56,7 +55,7 @@ def page(
     ]
     if paper:
         parts += ["<h2>Beside the paper</h2>", _table(PAPER_COLUMNS, paper_rows(paper))]
-    parts += ["<h2>Results</h2>", _table(COLUMNS, result_rows(results, scoring))]
+    parts += ["<h2>Results</h2>", _table(*result_table(results, scoring))]
     if compared:
         parts += [
             "<h2>Orders of reading, on the same questions</h2>",

@@ -30,7 +30,9 @@ class Result:
     """What came of a cell. count: answers that are scored; failed: rows with an error; dropped: rows that the
     cut, or having no gold, left out. scores: contains (v1), contains_v0, exact_match, f1. modes: number of
     wrong answers by mode. positions: (from, to, answers, share right) for parts of the document; values: the
-    v1 and v0 contains of each answer by id. prompt_tokens: the mean of the prompts."""
+    v1 and v0 contains of each answer by id. prompt_tokens: the mean of the prompts, all readings together.
+    again: the share of questions that were read again; None where none could be. state_bytes: of one
+    sequence, the largest."""
 
     cell: Cell
     count: int
@@ -44,6 +46,7 @@ class Result:
     prompt_tokens: float = 0.0
     longest_tokens: int = 0
     tokens_per_s: float | None = None
+    again: float | None = None
     state_bytes: int | None = None
     parameters: int | None = None
     context_tokens: int | None = None
@@ -83,7 +86,8 @@ def judge(
     by_id: dict[str, dict[str, float]] = {"v1": {}, "v0": {}}
     modes: Counter[str] = Counter(dict.fromkeys(MODES, 0))
     places: list[tuple[float, float]] = []
-    read = longest = 0
+    read = longest = state = 0
+    again: list[bool] = []
     for key, item in wanted.items():
         answered = found.get(key)
         if answered is None:
@@ -97,12 +101,16 @@ def judge(
         by_id["v1"][str(item.id)] = scores["contains"]
         by_id["v0"][str(item.id)] = scores["contains_v0"]
         if not scores["contains"]:
-            modes[error_mode(row["answer"], f"{item.context} {item.question}")] += 1
+            shown = f"{item.context} {item.question}" if item.prompt is None else item.prompt.text
+            modes[error_mode(row["answer"], shown)] += 1
         place = item.carried.get("position")
         if place is not None:
             places.append((place, scores["contains"]))
         read += row["tokens"]["read"] + row["tokens"]["reused"]
         longest = max(longest, row["tokens"]["prompt"])
+        state = max(state, row.get("state_bytes", 0))
+        if cell.most_reads is not None:
+            again.append(len(row["readings"]) > 1)
     count = len(values["contains"])
     timed = facts.get("timed_s") or 0.0
     return Result(
@@ -118,7 +126,8 @@ def judge(
         prompt_tokens=read / count if count else 0.0,
         longest_tokens=longest,
         tokens_per_s=facts["timed_tokens"] / timed if timed else None,
-        state_bytes=facts.get("state_bytes"),
+        again=sum(again) / len(again) if again else None,
+        state_bytes=state or None,
     )
 
 

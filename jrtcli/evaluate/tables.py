@@ -13,6 +13,7 @@ from jrtcli.evaluate.modes import MODES
 from jrtcli.evaluate.results import Compared, Result, metric_of
 from jrtcli.metrics import Score
 
+AGAIN = "read again"
 COLUMNS = (
     "task",
     "model",
@@ -23,6 +24,7 @@ COLUMNS = (
     "exact",
     "F1",
     *MODES,
+    AGAIN,
     "tokens read",
     "tokens/s",
 )
@@ -71,6 +73,15 @@ def model_names(models: Iterable[str]) -> dict[str, str]:
     return {model: name if names.count(name) == 1 else model for model, name in short.items()}
 
 
+def result_table(results: Sequence[Result], scoring: str) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The columns of COLUMNS that say something, and a row for each cell."""
+    rows = result_rows(results, scoring)
+    if any(result.cell.most_reads is not None for result in results):
+        return COLUMNS, rows
+    at = COLUMNS.index(AGAIN)
+    return COLUMNS[:at] + COLUMNS[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+
+
 def result_rows(results: Sequence[Result], scoring: str) -> list[list[str]]:
     """A row for each cell, as COLUMNS; contains by this scoring."""
     rows = []
@@ -89,6 +100,7 @@ def result_rows(results: Sequence[Result], scoring: str) -> list[list[str]]:
                 _percent(result.scores.get("exact_match")),
                 _percent(result.scores.get("f1")),
                 *shares,
+                "–" if result.again is None else f"{result.again:.0%}",
                 f"{result.tokens_read:,}",
                 "–" if result.tokens_per_s is None else f"{result.tokens_per_s:,.0f}",
             ]
@@ -174,6 +186,7 @@ def values(results: Sequence[Result], compared: Sequence[Compared], scoring: str
                 "scores": scores,
                 "errors": dict(result.modes),
                 "by_position": positions,
+                "read_again": result.again,
                 "tokens_read": result.tokens_read,
                 "prompt_tokens": result.prompt_tokens,
                 "longest_prompt_tokens": result.longest_tokens,
@@ -196,6 +209,7 @@ def csv_text(results: Sequence[Result], scoring: str) -> str:
         "model",
         "order",
         "reads",
+        "most_reads",
         "shots",
         "fill",
         "length_tokens",
@@ -204,15 +218,15 @@ def csv_text(results: Sequence[Result], scoring: str) -> str:
         "rows",
     ]
     header += ["recall", "recall_stderr", *(n for name in names for n in (name, f"{name}_stderr"))]
-    writer.writerow([*header, *MODES, "tokens_read", "tokens_per_s", "state_bytes"])
+    writer.writerow([*header, *MODES, "read_again", "tokens_read", "tokens_per_s", "state_bytes"])
     for result in results:
         cell = result.cell
         scores = [result.scores.get(metric_of(scoring)), *(result.scores.get(name) for name in names)]
         writer.writerow(
-            [cell.task, cell.model, cell.order, cell.reads, cell.shots, cell.fill, cell.length_tokens]
-            + [cell.oracle, scoring, result.count]
+            [cell.task, cell.model, cell.order, cell.reads, cell.most_reads, cell.shots, cell.fill]
+            + [cell.length_tokens, cell.oracle, scoring, result.count]
             + [v for score in scores for v in ((score.value, score.stderr) if score else (None, None))]
             + [*(result.modes[mode] for mode in MODES)]
-            + [result.tokens_read, result.tokens_per_s, result.state_bytes]
+            + [result.again, result.tokens_read, result.tokens_per_s, result.state_bytes]
         )
     return out.getvalue()

@@ -57,7 +57,9 @@ class RecurrentLM(nn.Module):
 
     architecture: ClassVar[str]
     main_op: ClassVar[str]
-    """The operator that decides which backend `auto` means."""
+    """The operator that decides which backend `auto` means on a CPU."""
+    other_ops: ClassVar[tuple[str, ...]]
+    """The other operators that a model of this architecture may use."""
     Config: ClassVar[type]
     has_encoder: ClassVar[bool] = False
     keeps_padding: ClassVar[bool] = False

@@ -7,6 +7,8 @@ its feature dimension, P = D / H its value dim, F folded features, W filter widt
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -145,6 +147,7 @@ class Based(HybridLM):
 
     architecture = "based"
     main_op = "taylor_linear_attention"
+    other_ops: ClassVar[tuple[str, ...]] = ("short_conv", "sliding_window", "gated_norm")
 
     def _mixer(self, i: int) -> nn.Module:
         kind = self.config.kinds[i]

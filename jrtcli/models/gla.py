@@ -267,6 +267,7 @@ class GLA(RecurrentLM):
 
     architecture = "gla"
     main_op = "gla"
+    other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[GLAConfig]] = GLAConfig
     config: GLAConfig
 

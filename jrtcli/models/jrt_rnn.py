@@ -99,6 +99,7 @@ class JRTRNN(Based):
 
     architecture = "jrt_rnn"
     main_op = "prefix_linear_attention"
+    other_ops = ("taylor_linear_attention", *Based.other_ops)
     has_encoder: ClassVar[bool] = True
     keeps_padding: ClassVar[bool] = True
     resumable: ClassVar[bool] = False

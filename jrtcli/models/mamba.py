@@ -126,6 +126,7 @@ class Mamba(StateSpaceLM):
 
     architecture = "mamba"
     main_op = "selective_scan"
+    other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[MambaConfig]] = MambaConfig
     Mixer = MambaMixer
 

@@ -189,6 +189,7 @@ class Mamba2(StateSpaceLM):
 
     architecture = "mamba2"
     main_op = "ssd"
+    other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer
 

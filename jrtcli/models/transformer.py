@@ -14,3 +14,4 @@ class Transformer(HybridLM):
 
     architecture = "transformer"
     main_op = "sliding_window"
+    other_ops = ("gated_norm",)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -344,7 +345,8 @@ def test_a_pipe_that_pauses_is_answered_meanwhile_and_can_be_interrupted(folder:
 
 
 def test_a_closed_pipe_ends_it_quietly(folder: Path, source: Path) -> None:
-    command = f"{sys.executable} -m jrtcli batch {source} -m {folder} -q --max-new-tokens 2 | head -1"
+    program = shlex.join([sys.executable, "-m", "jrtcli", "batch", str(source), "-m", str(folder)])
+    command = f"{program} -q --max-new-tokens 2 | head -1"
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,

@@ -160,6 +160,7 @@ def answered(made: list[Record], *texts: str) -> Iterator[Mapping[str, Any]]:
             "continuation": text,
             "scores": score(text.strip(), item.answers),
             "tokens": {"prompt": 10, "read": 10, "reused": 0, "answer": 1},
+            "state_bytes": 64,
             "jrt": {"row": item.key, "run": "r"},
         }
 
@@ -172,7 +173,7 @@ def result(*texts: str, order: str = "once", **facts: Any) -> Result:
 
 
 def test_a_result_by_hand() -> None:
-    r = result(" Nord 1 and more", " Nord 2", "", " Süd", timed_s=2.0, timed_tokens=100, state_bytes=64)
+    r = result(" Nord 1 and more", " Nord 2", "", " Süd", timed_s=2.0, timed_tokens=100)
     assert (r.count, r.failed, r.tokens_read, r.tokens_per_s, r.state_bytes) == (4, 0, 40, 50.0, 64)
     assert {name: score.value for name, score in r.scores.items()} == {
         "contains": 0.5,
@@ -227,7 +228,7 @@ class Resources(HTMLParser):
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_escapes() -> None:
-    once = result("Nord 1", "x", "x", "", timed_s=2.0, timed_tokens=100, state_bytes=64)
+    once = result("Nord 1", "x", "x", "", timed_s=2.0, timed_tokens=100)
     evil = replace(once, cell=replace(once.cell, order="twice", model="x<script>alert(1)"))
     both = [once, evil, replace(once, cell=replace(once.cell, order="twice"))]
     html = page(

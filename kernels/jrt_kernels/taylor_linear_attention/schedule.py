@@ -1,0 +1,70 @@
+"""How Taylor linear attention is laid out on a GPU: block sizes by shape, segments by how full the GPU is.
+
+Plain arithmetic: no device is asked, so that a CPU can test it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from jrt_kernels.taylor_linear_attention.features import feature_count
+
+LARGEST_KEYS = 24
+LARGEST_VALUES = 128
+CTAS = 2  # programs that fit on a processor at a time
+FIRST_PASS = 0.55  # of a segment's time: its keys and values are read, and enter the state, twice
+SEGMENT_CHUNKS = 4  # in chunks, what a segment costs besides: states written, added up and read
+MOST_SEGMENTS = 64
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Sizes of one compiled kernel."""
+
+    keys: int  # K padded for the tensor cores
+    features: tuple[int, int]  # two blocks that cover all features
+    chunk: int  # tokens
+    values: int  # of one program
+    warps: int
+    stages: int
+
+
+def power(size: int) -> int:
+    """The least power of two that is no less than `size`, and at least 16, as a matrix product needs."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def feature_blocks(key_dim: int) -> tuple[int, int]:
+    """Two powers of two, at least 16, that cover the features of `key_dim` dimensions."""
+    count = feature_count(key_dim)
+    first = max(16, 1 << (count.bit_length() - 1))
+    return first, power(max(1, count - first))
+
+
+def forward_blocks(key_dim: int, value_dim: int, dtype: torch.dtype) -> Blocks:
+    """The sizes for reading K = `key_dim`, V = `value_dim`."""
+    features = feature_blocks(key_dim)
+    if dtype == torch.float32:
+        return Blocks(power(key_dim), features, 16, min(32, power(value_dim)), 4, 1)
+    return Blocks(power(key_dim), features, 64, min(64, power(value_dim)), 4, 2)
+
+
+def segment_tokens(programs: int, tokens: int, processors: int, chunk: int) -> int | None:
+    """Tokens of a segment where `programs` sequences (times heads and blocks of values) of `tokens` tokens
+    each are worth cutting up on so many processors, else None.
+
+    The time is that of a wave of CTAS * processors programs, times the waves. Cut into n segments a wave
+    takes 1 / n of the tokens, but all is read twice, and a segment has a cost of its own.
+    """
+    slots = CTAS * processors
+    chunks = -(-tokens // chunk)
+
+    def cost(n: int) -> float:
+        each = -(-chunks // n)
+        waves = -(-programs * n // slots)
+        return waves * (each if n == 1 else each * (1 + FIRST_PASS) + SEGMENT_CHUNKS)
+
+    best = min(range(1, max(2, min(MOST_SEGMENTS, chunks) + 1)), key=cost)
+    return None if best == 1 else -(-chunks // best) * chunk
