@@ -143,12 +143,12 @@ class RecurrentLM(nn.Module):
     @cached_property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, padding rows included."""
-        return int(self.head(torch.zeros(1, self.width, device=self.device)).shape[-1])
+        return len(self.unembedding)
 
     @cached_property
     def width(self) -> int:
         """Model dim D."""
-        return self.embed(torch.zeros(1, 1, dtype=torch.int64, device=self.device)).shape[-1]
+        return self.unembedding.shape[1]
 
     @property
     def device(self) -> torch.device:

@@ -75,7 +75,7 @@ class MambaMixer(nn.Module):
         self.conv1d = nn.Conv1d(inner, inner, config.conv_kernel, groups=inner, bias=config.use_conv_bias)
         self.x_proj = Linear(inner, rank + 2 * states, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, states + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.empty(inner, states))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = Linear(inner, config.hidden_size, bias=config.use_bias)
         self.sizes = [rank, states, states]
@@ -83,7 +83,10 @@ class MambaMixer(nn.Module):
         self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.scan = resolve("selective_scan", backend)
+        if self.A_log.is_meta:  # a checkpoint's values come; computing there imports torch's compiler
+            return
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
+            self.A_log.copy_(torch.log(torch.arange(1.0, states + 1)))
             step = torch.exp(torch.rand(inner) * math.log(100.0) + math.log(0.001))
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 

@@ -130,7 +130,7 @@ class Mamba2Mixer(nn.Module):
         # Only its weights are used: short_conv computes it, from a state.
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed, bias=config.use_conv_bias)
         self.dt_bias = nn.Parameter(torch.zeros(heads))
-        self.A_log = nn.Parameter(torch.log(torch.rand(heads) * 15 + 1))
+        self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedNorm(config, backend) if config.rmsnorm else None
         self.out_proj = Linear(inner + bypass, config.hidden_size, bias=config.use_bias)
@@ -138,7 +138,10 @@ class Mamba2Mixer(nn.Module):
         self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.ssd = resolve("ssd", backend)
+        if self.A_log.is_meta:  # a checkpoint's values come; computing there imports torch's compiler
+            return
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
+            self.A_log.copy_(torch.log(torch.rand(heads) * 15 + 1))
             step = torch.exp(torch.rand(heads) * math.log(100.0) + math.log(0.001))
             self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
 
