@@ -18,9 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jrtcli
-from jrtcli.calibration import Point, calibrate, curve, point, sample
+from jrtcli.calibration import calibrate, curve, point, samples_of
 from jrtcli.metrics import paired_difference
 from jrtcli.reader import Reader
+from jrtcli.reread_curve import svg, thinned
 from jrtcli.train.data import DataConfig, examples
 
 SEED = 20_261_121
@@ -36,15 +37,13 @@ def main() -> int:
     parser.add_argument("--rows", type=Path, help="a QA jsonl file, gzip or plain; else the generator")
     parser.add_argument("--length", type=int, default=512, help="tokens of the generator's documents")
     parser.add_argument("--limit", type=int, default=400, help="rows")
-    parser.add_argument("-o", "--output", type=Path, help="the numbers and the whole curve as JSON")
+    parser.add_argument("-o", "--output", type=Path, help="the curve as JSON, and as SVG beside it")
     options = parser.parse_args()
     every = rows(options)
     reader = Reader(jrtcli.load(options.model), template=options.template, window=0)
     found, _ = calibrate(reader, every[::2], most=options.reads, on_row=told("calibrating", len(every[::2])))
-    held = []
-    for i, (context, question, golds) in enumerate(every[1::2], 1):
-        held.append(sample(reader, context, question, golds, most=options.reads))
-        told("measuring", len(every[1::2]))(i)
+    told_of = told("measuring", len(every[1::2]))
+    held = samples_of(reader, every[1::2], most=options.reads, on_row=told_of)
     points = {
         "once": point(held, -1),
         f"always {options.reads} times": point(held, 1.01),
@@ -66,9 +65,12 @@ def main() -> int:
         )
     if options.output:
         made = {"calibration": asdict(found), "points": {k: asdict(p) for k, p in points.items()}}
-        options.output.write_text(
-            json.dumps(made | {"curve": [asdict(p) for p in thinned(curve(held))]}, indent=1)
-        )
+        points_held = curve(held)
+        made["curve"] = [asdict(p) for p in thinned(points_held, 40)]
+        options.output.write_text(json.dumps(made, indent=1) + "\n")
+        title = f"{options.model}, {options.template}: recall over tokens read, {len(held)} held-out rows"
+        figure = svg(points_held, points["auto"], rows=len(held), reads=options.reads, title=title)
+        options.output.with_suffix(".svg").write_text(figure)
     return 0
 
 
@@ -83,11 +85,6 @@ def rows(options: argparse.Namespace) -> list[Row]:
     # Spread over the file: neighbours are about one document.
     found = found[:: max(1, len(found) // options.limit)][: options.limit]
     return [(row["context"], row["question"], row["answers"]) for row in found]
-
-
-def thinned(points: Sequence[Point], most: int = 40) -> list[Point]:
-    """Some points of a curve, its ends among them."""
-    return [points[round(i * (len(points) - 1) / most)] for i in range(most + 1)]
 
 
 def told(what: str, of: int):  # type: ignore[no-untyped-def]

@@ -21,6 +21,7 @@ from jrtcli.state import State
 
 if TYPE_CHECKING:
     from jrtcli.answer import Answer, Asking
+    from jrtcli.decoding import Rows
     from jrtcli.models.base import RecurrentLM
     from jrtcli.prepared import Prepared, Request
 
@@ -116,25 +117,31 @@ class _Live(Generic[K]):
 
     rows: list[_Row[K]] = field(default_factory=list)
     randoms: list[torch.Generator] = field(default_factory=list)
-    state: State | None = None
+    decoding: Rows | None = None
 
     def join(self, rows: Sequence[_Row[K]]) -> None:
         begun = [row.best for row in rows if row.best is not None]
         assert len(begun) == len(rows)
         self.rows += rows
         self.randoms += [one.random for one in begun]
-        old = [] if self.state is None else [self.state]
-        self.state = State.concat([*old, *(one.state for one in begun)])
+        states = [one.state for one in begun]
+        if self.decoding is None:
+            self.decoding = rows[0].steps.model.decoder.rows(State.concat(states))
+        else:
+            self.decoding.join(states)
         for row in rows:
             row.best = None
 
     def keep(self, indices: Sequence[int]) -> None:
         if len(indices) == len(self.rows):
             return
-        assert self.state is not None
+        assert self.decoding is not None
         self.rows = [self.rows[i] for i in indices]
         self.randoms = [self.randoms[i] for i in indices]
-        self.state = self.state.select(indices) if indices else None
+        if indices:
+            self.decoding.keep(indices)
+        else:
+            self.decoding = None
 
 
 class Batch:
@@ -316,10 +323,11 @@ class Batch:
 
     def _step(self, waiting: deque[_Row[K]], live: _Live[K]) -> Iterator[tuple[K, Answer | Exception]]:
         """One more token for every live row."""
-        assert live.state is not None
+        decoding = live.decoding
+        assert decoding is not None
         tokens = torch.tensor([row.token for row in live.rows], device=self.model.device)
         try:
-            logits, state = self.model.step(tokens, live.state)
+            logits = decoding.step(tokens)
             chosen = self._choose(logits, live.randoms)
         except (MemoryError, RuntimeError) as error:
             _check_memory(error)
@@ -332,12 +340,11 @@ class Batch:
                 yield live.rows[0].key, TOO_LARGE
             live.keep(range(half))
             return
-        live.state = state
         kept = []
         for i, (row, next_one) in enumerate(zip(live.rows, chosen, strict=True)):
             if next_one is None:
                 yield row.key, Overflowed()
-            elif self._give(row, next_one, lambda i=i: state.select([i])):
+            elif self._give(row, next_one, lambda i=i: decoding.state([i])):
                 yield row.key, row.asking.answer
             else:
                 kept.append(i)

@@ -1,157 +1,306 @@
-"""Charts as inline SVG: bars with whiskers, lines, and points; no script, nothing from elsewhere."""
+"""Every chart of jrt, as SVG: panels of lines or points with whiskers, and bars."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of Okabe and Ito: told apart by colour-blind readers as well."""
-_LEFT, _TOP, _HEIGHT, _BOTTOM = 52, 40, 200, 48
+from jrtcli import svg
+
+_INSET = 16.0
+"""Between the frame of a panel and its outermost points."""
 
 Point = tuple[float, float, float, float, str]
-"""x, y, low and high of y, and a label."""
+"""x, y, low and high of y, and a label: what stands before a colon is drawn where there is room, the whole is
+shown under the pointer."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point: its whisker, if it has one, a label drawn beside it where there is room, and a tip."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    label: str = ""
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Marks of one name and colour; joined: with a line through them. shift: pixels to the right."""
+
+    name: str
+    marks: tuple[Mark, ...]
+    joined: bool = True
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis. place: value -> 0 (left, bottom) to 1; ticks: (value, label). inset: room before the ends."""
+
+    title: str
+    place: Callable[[float], float]
+    ticks: tuple[tuple[float, str], ...]
+    inset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot."""
+
+    title: str
+    series: tuple[Series, ...]
+    across: Scale
+    down: Scale
+
+
+def shares(title: str = "") -> Scale:
+    """From 0 to 100 %."""
+    return Scale(title, lambda value: value, tuple((tick, f"{tick:.0%}") for tick in (0, 0.25, 0.5, 0.75, 1)))
+
+
+def logarithmic(title: str, values: Iterable[float], *, at_values: bool = False) -> Scale:
+    """Over positive values: ticks at 1, 2 and 5 times powers of ten, or (at_values) at the values."""
+    known = sorted({value for value in values if value > 0}) or [1.0]
+    if at_values:
+        low, high, marks = known[0], known[-1], known
+    else:
+        every = [m * 10.0**p for p in range(_power(known[0]), _power(known[-1]) + 2) for m in (1, 2, 5)]
+        low = max(tick for tick in every if tick <= known[0] * (1 + 1e-9))
+        high = min(tick for tick in [*every, 10 * every[-1]] if tick >= known[-1] * (1 - 1e-9))
+        high = high if high > low else 10 * low
+        marks = [tick for tick in every if low <= tick <= high]
+        if math.log10(high / low) > 2.5:
+            marks = [tick for tick in marks if abs(math.log10(tick) - round(math.log10(tick))) < 1e-9]
+    span = math.log(high / low)
+    return Scale(
+        title,
+        lambda value: math.log(value / low) / span if span else 0.5,
+        tuple((tick, f"{tick:,.0f}" if at_values else short(tick)) for tick in marks),
+        _INSET if at_values else _INSET / 2,
+    )
+
+
+def places(title: str, labels: Sequence[str]) -> Scale:
+    """Evenly spaced places 0, 1, 2, ... with a label each."""
+    last = max(1, len(labels) - 1)
+    return Scale(title, lambda value: value / last, tuple(enumerate(labels)), _INSET)
+
+
+def figure(
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    heading: bool = True,
+    note: str = "",
+    size: tuple[int, int] = (360, 200),
+    shared: bool = False,
+    dashed: bool = False,
+    per_row: int = 6,
+) -> str:
+    """Panels of `size` pixels, `per_row` side by side, under one legend.
+
+    heading: whether the title is drawn, too. shared: one vertical scale, labelled at the left only. dashed:
+    each series has a dash of its own besides its colour.
+    """
+    names = list(dict.fromkeys(series.name for panel in panels for series in panel.series))
+    labels = [label for panel in panels for _, label in panel.down.ticks]
+    left = (
+        22.0
+        + max((svg.text_width(label) for label in labels), default=0)
+        + 16 * any(p.down.title for p in panels)
+    )
+    gap = 24.0 if shared else left
+    beside = max(1, min(per_row, len(panels)))
+    width = left + beside * (size[0] + gap) - (0 if shared else left - 24)
+    legend = _legend(names, left, width, 42 if heading else 16, dashed=dashed)
+    above = 38 if any(panel.title for panel in panels) else 18
+    below = 26 + 20 * any(panel.across.title for panel in panels)
+    rows = max(1, -(-len(panels) // beside))
+    height = legend.bottom + rows * (above + size[1] + below) + 20 * bool(note)
+    out = svg.opened(title, max(width, legend.width), height)
+    if heading:
+        out.append(svg.text(left, 24, title, size=15, bold=True))
+    out += legend.drawn
+    for i, panel in enumerate(panels):
+        x = left + i % beside * (size[0] + gap)
+        y = legend.bottom + above + i // beside * (above + size[1] + below)
+        labelled = not (shared and i % beside)
+        out += _panel(panel, (x, y, size[0], size[1]), names, labelled=labelled, dashed=dashed)
+    if note:
+        out.append(svg.text(left, height - 8, note, size=svg.SMALL, fill="#666"))
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def lines(title: str, series: Sequence[tuple[str, Sequence[Point]]], across: str) -> str:
+    """Shares with whiskers over x from 0 to 1, a line for each series."""
+    middle = (len(series) - 1) / 2
+    made = []
+    for i, (name, points) in enumerate(series):
+        marks = (Mark(x, y, low, high, "", f"{name}: {label}") for x, y, low, high, label in points)
+        # Whiskers beside each other.
+        made.append(Series(name, tuple(marks), shift=3 * (i - middle)))
+    scale = Scale(across, lambda x: x, tuple((tick / 5, f"{tick / 5:.0%}") for tick in range(6)))
+    return figure([Panel("", tuple(made), scale, shares())], title=title, heading=False)
+
+
+def points(title: str, series: Sequence[tuple[str, Sequence[Point]]], across: str) -> str:
+    """Shares with whiskers over a logarithmic x above 0, each with its label where there is room for it."""
+    made = tuple(
+        Series(
+            name,
+            tuple(Mark(x, y, a, b, label.split(":")[0], f"{name}: {label}") for x, y, a, b, label in each),
+            joined=False,
+        )
+        for name, each in series
+    )
+    scale = logarithmic(across, [mark.x for one in made for mark in one.marks])
+    return figure([Panel("", made, scale, shares())], title=title, heading=False)
 
 
 def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, float, float] | None]]]) -> str:
-    """Bars side by side in each group: (group, [(series, value, low, high), ...]), shares of 1; None leaves a
-    gap."""
+    """Bars side by side in each group: (group, [(series, share, low, high), ...]); None leaves a gap."""
     names = list(dict.fromkeys(bar[0] for _, each in groups for bar in each if bar is not None))
-    thick, gap = 18, 22
+    thick, left, deep = 18, 52.0, 200.0
     slots = max((len(each) for _, each in groups), default=1)
-    width = _LEFT + len(groups) * (slots * thick + gap) + 20
-    out = _frame(title, max(width, _legend_width(names)), names)
-    x = _LEFT + gap / 2
-    for group, each in groups:
+    # A group is as wide as its bars, or as its name.
+    rooms = [max(slots * thick, svg.text_width(group)) + 22 for group, _ in groups]
+    width = left + sum(rooms) + 20
+    legend = _legend(names, left, max(width, 220), 16, dashed=False)
+    top = legend.bottom + 18
+    width = max(width, legend.width)
+    out = [*svg.opened(title, width, top + deep + 30), *legend.drawn]
+    out += _rungs(shares(), (left, top, width - left - 16, deep), labelled=True)
+    x = left
+    for (group, each), room in zip(groups, rooms, strict=True):
+        start = x + (room - slots * thick) / 2
         for i, bar in enumerate(each):
             if bar is None:
                 continue
             name, value, low, high = bar
-            colour = COLOURS[names.index(name) % len(COLOURS)]
-            at = x + i * thick
-            out.append(
-                f"<rect x='{at:.1f}' y='{_down(value):.1f}' width='{thick - 3}'"
-                f" height='{value * _HEIGHT:.1f}' fill='{colour}'>"
-                f"<title>{escape(group)}, {escape(name)}: {value:.1%}"
-                f" ({low:.1%} to {high:.1%})</title></rect>"
-            )
-            middle = at + (thick - 3) / 2
-            out.append(
-                f"<line x1='{middle:.1f}' y1='{_down(low):.1f}' x2='{middle:.1f}' y2='{_down(high):.1f}'"
-                " stroke='#222'/>"
-            )
-        out.append(
-            f"<text x='{x + slots * thick / 2:.1f}' y='{_TOP + _HEIGHT + 18}' text-anchor='middle'>"
-            f"{escape(group)}</text>"
-        )
-        x += slots * thick + gap
-    return "\n".join([*out, "</svg>"])
-
-
-def lines(title: str, series: Sequence[tuple[str, Sequence[Point]]], across: str) -> str:
-    """A line with whiskers for each series over x from 0 to 1."""
-    names = [name for name, _ in series]
-    width = 420
-    out = _frame(title, max(width, _legend_width(names)), names)
-    room = width - _LEFT - 24
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        at = _LEFT + tick * room
-        out.append(f"<text x='{at:.1f}' y='{_TOP + _HEIGHT + 16}' text-anchor='middle'>{tick:.0%}</text>")
-    for i, (name, points) in enumerate(series):
-        colour = COLOURS[i % len(COLOURS)]
-        shift = 3 * (i - (len(series) - 1) / 2)  # whiskers beside each other
-        path = []
-        for x, y, low, high, label in points:
-            at = _LEFT + x * room + shift
-            path.append(f"{at:.1f},{_down(y):.1f}")
+            at, colour = start + i * thick, svg.COLOURS[names.index(name) % len(svg.COLOURS)]
+            tip = f"{group}, {name}: {value:.1%} ({low:.1%} to {high:.1%})"
             out += [
-                f"<line x1='{at:.1f}' y1='{_down(low):.1f}' x2='{at:.1f}' y2='{_down(high):.1f}'"
-                f" stroke='{colour}' stroke-opacity='0.6'/>",
-                f"<circle cx='{at:.1f}' cy='{_down(y):.1f}' r='3.5' fill='{colour}'>"
-                f"<title>{escape(name)}: {escape(label)}</title></circle>",
+                f"<rect x='{at:.1f}' y='{top + (1 - value) * deep:.1f}' width='{thick - 3}'"
+                f" height='{value * deep:.1f}' fill='{colour}'><title>{escape(tip)}</title></rect>",
+                svg.line(
+                    at + (thick - 3) / 2,
+                    top + (1 - low) * deep,
+                    at + (thick - 3) / 2,
+                    top + (1 - high) * deep,
+                ),
             ]
-        out.append(f"<polyline points='{' '.join(path)}' fill='none' stroke='{colour}' stroke-width='2'/>")
-    out.append(_across(across, _LEFT + room / 2))
+        out.append(svg.text(x + room / 2, top + deep + 18, group, anchor="middle"))
+        x += room
     return "\n".join([*out, "</svg>"])
 
 
-def points(title: str, series: Sequence[tuple[str, Sequence[Point]]], across: str) -> str:
-    """Points with whiskers for each series over a logarithmic x above 0."""
-    names = [name for name, _ in series]
-    width = 420
-    out = _frame(title, max(width, _legend_width(names)), names)
-    every = [math.log10(point[0]) for _, each in series for point in each]
-    low_x, high_x = (min(every), max(every)) if every else (0.0, 1.0)
-    low_x, high_x = math.floor(low_x), max(math.ceil(high_x), math.floor(low_x) + 1)
-    room = width - _LEFT - 24
-
-    def at_x(value: float) -> float:
-        return _LEFT + (math.log10(value) - low_x) / (high_x - low_x) * room
-
-    for power in range(low_x, high_x + 1):
-        at = at_x(10.0**power)
-        out += [
-            f"<line x1='{at:.1f}' y1='{_TOP}' x2='{at:.1f}' y2='{_TOP + _HEIGHT}' stroke='#eee'/>",
-            f"<text x='{at:.1f}' y='{_TOP + _HEIGHT + 16}' text-anchor='middle'>{_short(10.0**power)}</text>",
-        ]
-    for i, (name, each) in enumerate(series):
-        colour = COLOURS[i % len(COLOURS)]
-        for x, y, low, high, label in each:
-            at = at_x(x)
-            out += [
-                f"<line x1='{at:.1f}' y1='{_down(low):.1f}' x2='{at:.1f}' y2='{_down(high):.1f}'"
-                f" stroke='{colour}'/>",
-                f"<circle cx='{at:.1f}' cy='{_down(y):.1f}' r='4.5' fill='{colour}'>"
-                f"<title>{escape(name)}: {escape(label)}</title></circle>",
-                f"<text x='{at + (7 if at < _LEFT + room * 0.7 else -7):.1f}' y='{_down(y) - 6:.1f}'"
-                f" font-size='10' text-anchor='{'start' if at < _LEFT + room * 0.7 else 'end'}'>"
-                f"{escape(label.split(':')[0])}</text>",
-            ]
-    out.append(_across(across, _LEFT + room / 2))
-    return "\n".join([*out, "</svg>"])
+def short(value: float) -> str:
+    """A number of an axis: 2k, 1.5M, 0.2."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
 
 
-def _frame(title: str, width: float, names: Sequence[str]) -> list[str]:
-    height = _TOP + _HEIGHT + _BOTTOM
-    out = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:.0f} {height}' width='{width:.0f}'"
-        f" height='{height}' role='img'"
-        " font-family='Helvetica, Arial, sans-serif' font-size='12' fill='#222'>",
-        f"<title>{escape(title)}</title>",
-        f"<rect width='{width:.0f}' height='{height}' fill='white'/>",
-    ]
-    x = float(_LEFT)
+@dataclass(frozen=True)
+class _Legend:
+    drawn: list[str]
+    bottom: float
+    width: float
+
+
+def _legend(names: Sequence[str], left: float, width: float, y: float, *, dashed: bool) -> _Legend:
+    """Names with their colours, in as many rows as the width asks for."""
+    out: list[str] = []
+    x, widest = left, 0.0
     for i, name in enumerate(names):
-        out += [
-            f"<rect x='{x:.0f}' y='10' width='12' height='12' fill='{COLOURS[i % len(COLOURS)]}'/>",
-            f"<text x='{x + 17:.0f}' y='20'>{escape(name)}</text>",
-        ]
-        x += 34 + 6.6 * len(name)
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        y = _down(tick)
-        out += [
-            f"<line x1='{_LEFT}' y1='{y:.1f}' x2='{width - 16:.0f}' y2='{y:.1f}' stroke='#ddd'/>",
-            f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{tick:.0%}</text>",
-        ]
+        room = 32 + svg.text_width(name)
+        if x > left and x + room > width:
+            x, y = left, y + 18
+        out += [f"<line x1='{x:.0f}' y1='{y:.0f}' x2='{x + 26:.0f}' y2='{y:.0f}' {svg.stroke(i, dashed)}/>"]
+        out.append(svg.text(x + 32, y + 4, name))
+        widest = max(widest, x + room)
+        x += room + 20
+    return _Legend(out, y, widest + 12)
+
+
+Frame = tuple[float, float, float, float]
+"""Left, top, width, height."""
+
+
+def _panel(panel: Panel, frame: Frame, names: Sequence[str], *, labelled: bool, dashed: bool) -> list[str]:
+    left, top, width, height = frame
+    across, down = panel.across, panel.down
+    room = width - 2 * across.inset
+
+    def at(series: Series, mark: Mark) -> float:
+        return left + across.inset + across.place(mark.x) * room + series.shift
+
+    def deep(value: float) -> float:
+        return top + (1 - down.place(value)) * height
+
+    out = [svg.text(left, top - 12, panel.title, bold=True)] if panel.title else []
+    out += _rungs(down, frame, labelled=labelled)
+    out += _steps(across, frame)
+    marks: list[svg.Box] = []
+    wanted: list[tuple[float, float, str, str]] = []
+    for series in panel.series:
+        i = names.index(series.name)
+        colour = svg.COLOURS[i % len(svg.COLOURS)]
+        for mark in series.marks:
+            x, y = at(series, mark), deep(mark.y)
+            low, high = (y if end is None else deep(end) for end in (mark.low, mark.high))
+            if mark.low is not None or mark.high is not None:
+                out.append(svg.line(x, low, x, high, colour))
+            tip = f"<title>{escape(mark.tip)}</title>" if mark.tip else ""
+            out.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.5' fill='{colour}'>{tip}</circle>")
+            marks.append((x - 4, y - 4, x + 4, y + 4))
+            if mark.label:
+                wanted.append((x, y, mark.label, colour))
+        if series.joined:
+            path = " ".join(f"{at(series, mark):.1f},{deep(mark.y):.1f}" for mark in series.marks)
+            out.append(f"<polyline points='{path}' {svg.stroke(i, dashed)}/>")
+    return [*out, *svg.labels(wanted, marks, (left, top - 6, left + width, top + height))]
+
+
+def _rungs(scale: Scale, frame: Frame, *, labelled: bool) -> list[str]:
+    """The horizontal lines of a vertical scale, their labels and its title."""
+    left, top, width, height = frame
+    out = []
+    for value, label in scale.ticks:
+        y = top + (1 - scale.place(value)) * height
+        out.append(svg.line(left, y, left + width, y, "#ddd"))
+        if labelled:
+            out.append(svg.text(left - 8, y + 4, label, anchor="end"))
+    if labelled and scale.title:
+        away = 18 + max(svg.text_width(label) for _, label in scale.ticks)
+        turned = f"transform='translate({left - away:.0f} {top + height / 2:.0f}) rotate(-90)'"
+        out.append(f"<text {turned} text-anchor='middle'>{escape(scale.title)}</text>")
     return out
 
 
-def _legend_width(names: Sequence[str]) -> float:
-    return _LEFT + sum(34 + 6.6 * len(name) for name in names) + 10
+def _steps(scale: Scale, frame: Frame) -> list[str]:
+    """The ticks of a horizontal scale; a label that would run into the one before is left out."""
+    left, top, width, height = frame
+    bottom, free = top + height, -math.inf
+    out = []
+    for value, label in scale.ticks:
+        x = left + scale.inset + scale.place(value) * (width - 2 * scale.inset)
+        out.append(svg.line(x, bottom, x, bottom + 4))
+        half = svg.text_width(label) / 2
+        if x - half > free:
+            out.append(svg.text(x, bottom + 18, label, anchor="middle"))
+            free = x + half + 6
+    if scale.title:
+        out.append(svg.text(left + width / 2, bottom + 37, scale.title, anchor="middle", fill="#555"))
+    return out
 
 
-def _across(text: str, middle: float) -> str:
-    place = f"x='{middle:.0f}' y='{_TOP + _HEIGHT + 38}'"
-    return f"<text {place} text-anchor='middle' fill='#555'>{escape(text)}</text>"
-
-
-def _down(share: float) -> float:
-    return _TOP + (1 - share) * _HEIGHT
-
-
-def _short(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.0f}{unit}"
-    return f"{value:g}"
+def _power(value: float) -> int:
+    return math.floor(math.log10(value) + 1e-9)

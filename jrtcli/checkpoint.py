@@ -37,6 +37,8 @@ ENCODER_TEMPLATE = "cq"
 
 
 MAX_LAYERS = 4096
+GPU_PREFILL_TOKENS = 8192
+"""What a GPU reads at once (RecurrentLM.prefill_tokens): it is not busy with less."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,8 @@ def load(
     model.eval()
     if kept == "int8":
         model.quantize()
+    if device.startswith("cuda"):
+        model.prefill_tokens = GPU_PREFILL_TOKENS
     identity = Identity(
         name=located.name,
         source=located.source,

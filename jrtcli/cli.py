@@ -59,6 +59,8 @@ def _load(name: str) -> Any:
     function = getattr(import_module(module), attribute)
     if isinstance(function, typer.Typer):
         # A group with commands of its own.
+        for info in function.registered_commands:
+            info.help = info.help or _paragraphs(getattr(info.callback, "__doc__", None) or "")
         group = get_command(function)
         group.name, group.context_settings = name, _CONTEXT
         return group

@@ -13,6 +13,7 @@ from torch import Tensor
 from jrtcli.errors import JrtError
 
 if TYPE_CHECKING:
+    from jrtcli.decoding import Rows
     from jrtcli.models.base import RecurrentLM
     from jrtcli.state import State
 
@@ -94,7 +95,8 @@ class Generation(Iterator[Step]):
         if reencode and state is not None:
             raise ValueError("reencode reads everything again at every token: it cannot start from a state")
         self.model = model
-        self.state = state
+        self._state = state
+        self._rows: Rows | None = None
         self.prefill_seconds = 0.0
         self.finish_reason: str | None = None
         self._ids = list(ids)
@@ -112,6 +114,14 @@ class Generation(Iterator[Step]):
         self._last: int | None = None
         self._ahead: Chosen | None = None
         self._started: float | None = None
+
+    @property
+    def state(self) -> State | None:
+        return self._state if self._rows is None else self._rows.state()
+
+    @state.setter
+    def state(self, state: State | None) -> None:
+        self._state, self._rows = state, None
 
     @property
     def prompt_tokens(self) -> int:
@@ -168,9 +178,10 @@ class Generation(Iterator[Step]):
             if self._mask is not None:
                 self._mask.append(True)
             return self._prefill()
-        assert self.state is not None
-        logits, self.state = self.model.step(self._tensor([self._last])[0], self.state)
-        return logits[0]
+        if self._rows is None:
+            assert self._state is not None
+            self._rows = self.model.decoder.rows(self._state)
+        return self._rows.step(self._tensor([self._last])[0])[0]
 
     def _prefill(self) -> Tensor:
         options: dict[str, Any] = {}

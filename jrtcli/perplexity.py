@@ -57,7 +57,8 @@ class Measured:
     rows: of plain values, `model`, `slice` (all, ar hits, other, distance, frequency), `low` and `high` (the
     range of tokens or counts that a row covers; None for no bound), `tokens`, `nll` (mean, nats), `stderr`
     (of that mean, the tokens taken as independent), `perplexity`. facts: texts, sequences, tokens read,
-    scored and left over (of sequences too short to score), and the settings as they were.
+    scored and left over (of sequences too short to score), whether it was interrupted, and the settings as
+    they were.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -76,7 +77,8 @@ def perplexity(
 
     counts: the bigrams of a reference corpus, by this model's tokenizer; None: every bigram seen before
     counts as an AR hit, and nothing is told by frequency. on_progress: called with the tokens read so far.
-    Raises UsageError where nothing is long enough to be scored, Overflowed.
+    Interrupted by Ctrl-C, it is what was scored until then. Raises UsageError where nothing is long enough
+    to be scored, Overflowed.
     """
     import torch
 
@@ -88,20 +90,27 @@ def perplexity(
     rare = settings.rare if settings.rare is not None else counts.rare if counts is not None else None
     sums: dict[tuple[str, int | None, int | None], _Sum] = {}
     facts: dict[str, Any] = {"texts": 0, "sequences": 0, "tokens": 0, "scored_tokens": 0, "left_tokens": 0}
-    for batch in _batches(loaded, texts, settings, facts):
-        start, encoder = unseen(loaded.model, len(batch[0]), settings.skip)
-        places = [_Places(ids, counts, rare, settings.far) for ids in batch]
-        before = facts["tokens"]
-        for at, piece in log_probabilities(
-            loaded.model, torch.tensor(batch), start=start, encoder_length=encoder
-        ):
-            for place, values in zip(places, (-piece.double()).numpy(), strict=True):
-                place.add(sums, at, values)
-            facts["scored_tokens"] += piece.numel()
-            if on_progress is not None:
-                on_progress(before + len(batch) * (at + piece.shape[1]))
-        facts["tokens"] = before + sum(map(len, batch))
-        facts["sequences"] += len(batch)
+    facts["interrupted"] = False
+    try:
+        for batch in _batches(loaded, texts, settings, facts):
+            start, encoder = unseen(loaded.model, len(batch[0]), settings.skip)
+            places = [_Places(ids, counts, rare, settings.far) for ids in batch]
+            before = facts["tokens"]
+            facts["sequences"] += len(batch)
+            for at, piece in log_probabilities(
+                loaded.model, torch.tensor(batch), start=start, encoder_length=encoder
+            ):
+                for place, values in zip(places, (-piece.double()).numpy(), strict=True):
+                    place.add(sums, at, values)
+                facts["scored_tokens"] += piece.numel()
+                facts["tokens"] = before + len(batch) * (at + piece.shape[1])
+                if on_progress is not None:
+                    on_progress(facts["tokens"])
+            facts["tokens"] = before + sum(map(len, batch))
+    except KeyboardInterrupt:
+        if not facts["scored_tokens"]:
+            raise
+        facts["interrupted"] = True
     if not facts["scored_tokens"]:
         raise UsageError(_too_short(loaded, settings))
     facts |= {

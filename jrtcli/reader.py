@@ -8,15 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jrt_prompts
-from jrtcli.ahead import Ahead, check_shared, encoder_limit, encoder_tokens, part_read, shared_tokens
+from jrtcli.ahead import Ahead, check_shared, encoder_tokens, part_read, shared_tokens
 from jrtcli.answer import Asking
 from jrtcli.document import DocumentState
 from jrtcli.errors import StateError, TemplateError, UsageError
 from jrtcli.evidence import CaseRestorer
-from jrtcli.fill import WAYS, Filled, fill
+from jrtcli.fill import WAYS, Filled
 from jrtcli.generate import Generation, Steps
 from jrtcli.passages import Surest, passages
-from jrtcli.prepared import Prepared, Request
+from jrtcli.prepared import Prepared, Request, body, whole
 from jrtcli.source import Document, Piece
 from jrtcli.state_identity import StateIdentity, ids_sha256, model_facts, order_facts, text_sha256
 from jrtcli.tokens import PromptIds, Remembering, Tokenizer, encode_prompt
@@ -115,9 +115,9 @@ class Reader:
     ) -> Prepared:
         """The prompt of one question about a document's text, or about what was read of it; nothing is read.
 
-        prompt: to be read as it is, in one passage, instead of what the template makes. Raises UsageError for
-        an empty document or question, StateError for a DocumentState of another model
-        or template.
+        prompt: to be read as it is, in one passage, instead of what the template makes; an encoder of any
+        length takes all of it. Raises UsageError for an empty document or question, StateError for a
+        DocumentState of another model or template.
         """
         context = source if isinstance(source, str) else source.context
         given = prompt is not None
@@ -132,7 +132,7 @@ class Reader:
         every, context_tokens = self._prompts(context, prompt, question, 1 if given else len(parts))
         if isinstance(source, DocumentState) and source.identity is not None:
             source.identity.check({"part": part_read(every[0])}, where)
-        requests = [self._whole(encoded) for encoded in every]
+        requests = [self._whole(encoded, given=given) for encoded in every]
         if parts:
             if [encoded.ids[: len(ids)] for encoded, (ids, _) in zip(every, parts, strict=True)] != [
                 ids for ids, _ in parts
@@ -169,7 +169,7 @@ class Reader:
         count: in so many passages the document was read; 0: as the window has it.
         """
         encoded = self._encode(prompt)
-        start, end = _body(encoded)
+        start, end = body(encoded)
         tokens = end - start
         if count == 1 or (count == 0 and not (self.window and tokens > self.window)):
             return [encoded], tokens
@@ -274,26 +274,8 @@ class Reader:
             **options,
         )
 
-    def _whole(self, encoded: PromptIds) -> Request:
-        """A whole prompt, to be read from nothing."""
-        encoder, shared = self._encoder_length(encoded), shared_tokens(encoded)
-        if shared < encoder_tokens(self.loaded.model, encoder):
-            shared = 0
-        return Request(self._filled(encoded, *_body(encoded)), encoder, shared=shared)
-
-    def _encoder_length(self, encoded: PromptIds) -> int | None:
-        """To the end of the last reading for an encoder of any length; None: the model's own rule."""
-        model = self.loaded.model
-        return encoded.head_tokens if model.has_encoder and encoder_limit(model) is None else None
-
-    def _filled(self, encoded: PromptIds, start: int, end: int) -> Filled:
-        limit = encoder_limit(self.loaded.model)
-        if limit is None:
-            return Filled(list(encoded.ids))
-        space = self.loaded.tokenizer.encode(" ", first=False)
-        return fill(
-            encoded.ids, encoded.ids[start:end], length=limit, way=self.fill, pad_id=space[-1] if space else 0
-        )
+    def _whole(self, encoded: PromptIds, *, given: bool = False) -> Request:
+        return whole(self.loaded, encoded, self.fill, given=given)
 
 
 def load_template(template: str | jrt_prompts.Template) -> jrt_prompts.Template:
@@ -311,9 +293,3 @@ def window_of(loaded: Loaded) -> int:
     0: none."""
     asked = loaded.settings.get("window_tokens")
     return asked if isinstance(asked, int) and asked > 0 else 0
-
-
-def _body(encoded: PromptIds) -> tuple[int, int]:
-    """Where the last reading of the document begins and ends."""
-    span = next(span for span in reversed(encoded.spans) if span.role == "context")
-    return span.start, span.end

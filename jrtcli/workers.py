@@ -10,11 +10,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +22,9 @@ from jrtcli.manifest import run_hash
 from jrtcli.output_rows import bad_row, failed_row
 from jrtcli.records import Record
 from jrtcli.worker import work
+from jrtcli.worker_place import WorkerPlace
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
     from jrtcli.batch import BatchSettings
 
 TRIES = 3
@@ -38,9 +35,6 @@ STARTS = 3
 
 BARREN_DEATHS = 10
 """Workers in a row that may die without one answer in between, until the whole run is given up."""
-
-EXIT_S = 10.0
-"""Seconds a worker that has ended its work has to leave, before it is made to."""
 
 LOOK_S = 1.0
 """Seconds between looks whether the workers live: a process that a worker left behind can hide its death."""
@@ -67,31 +61,6 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [name.strip() for name in named.split(",")] if named else []
     return names[:count] if len(names) >= count else [str(i) for i in range(count)]
-
-
-@dataclass
-class _Place:
-    """Where a worker runs: the processes that have stood here one after the other."""
-
-    number: int
-    gpu: str | None
-    process: SpawnProcess | None = None
-    connection: Connection | None = None
-    control: Connection | None = None
-    ready: bool = False
-    busy: bool = False
-    """From when rows are handed out until it asks for more."""
-    starts: int = 0
-    """Deaths before the model was loaded, in a row."""
-    reason: str | None = None
-    """What it said before it died."""
-    rows: dict[str, Row] = field(default_factory=dict)
-    """Handed out and not answered, by key."""
-    tokens_read: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.number}" + ("" if self.gpu is None else f" (GPU {self.gpu})")
 
 
 class Workers:
@@ -123,7 +92,7 @@ class Workers:
         self._most = ROWS["cuda" if gpus or settings.device.startswith("cuda") else "cpu"]
         self._threads = None if gpus else max(1, _cores() // number)
         self._places = [
-            _Place(i + 1, gpu=gpus[i % len(gpus)] if gpus else None) for i in range(max(1, number))
+            WorkerPlace(i + 1, gpu=gpus[i % len(gpus)] if gpus else None) for i in range(max(1, number))
         ]
         self._suspects: deque[list[Row]] = deque()
         self._deaths: Counter[str] = Counter()
@@ -192,27 +161,13 @@ class Workers:
         for process in processes:
             process.join()
         for place in self._places:
-            self._clear(place)
+            place.clear()
 
-    def _live(self) -> list[_Place]:
+    def _live(self) -> list[WorkerPlace]:
         return [place for place in self._places if place.process is not None]
 
-    def _start(self, place: _Place) -> None:
-        here, there = self._context.Pipe()
-        stops, control = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=work,
-            args=(there, stops, self._settings, self._answerer, place.gpu, self._threads),
-            name=f"jrt-worker-{place.number}",
-            daemon=True,
-        )
-        with _no_interrupts():
-            process.start()
-        # The worker's ends are the worker's alone: they close with it.
-        there.close()
-        stops.close()
-        place.process, place.connection, place.control = process, here, control
-        place.ready, place.reason = False, None
+    def _start(self, place: WorkerPlace) -> None:
+        place.start(self._context, work, self._settings, self._answerer, self._threads)
 
     def _hand_out(self, chunks: Chunks) -> bool:
         """Give each idle worker its next rows. Returns whether there is something to wait for."""
@@ -243,12 +198,10 @@ class Workers:
             except (EOFError, OSError):
                 yield from self._bury(place)
         for place in self._live():
-            # Its end of the pipe may live on in a process that it started.
-            dead = place.process is not None and not place.process.is_alive()
-            if dead and place.connection is not None and not place.connection.poll():
+            if place.dead:
                 yield from self._bury(place)
 
-    def _take(self, place: _Place, said: tuple[str, Any, int]) -> Iterator[dict[str, Any]]:
+    def _take(self, place: WorkerPlace, said: tuple[str, Any, int]) -> Iterator[dict[str, Any]]:
         kind, value, place.tokens_read = said
         if kind == "row":
             if place.rows.pop(value["jrt"]["row"], None) is not None:
@@ -271,17 +224,12 @@ class Workers:
         else:
             place.reason = str(value)
 
-    def _bury(self, place: _Place) -> Iterator[dict[str, Any]]:
+    def _bury(self, place: WorkerPlace) -> Iterator[dict[str, Any]]:
         """A worker died: put another into its place, and its rows aside."""
-        assert place.process is not None
-        place.process.join(EXIT_S)
-        if place.process.is_alive():
-            place.process.kill()
-            place.process.join()
-        how = place.reason or _how(place.process.exitcode)
+        how = place.bury()
         rows, was_ready = list(place.rows.values()), place.ready
         self._tokens_of_the_dead += place.tokens_read
-        self._clear(place)
+        place.clear()
         if self._stopped:
             return
         if not was_ready:
@@ -315,39 +263,8 @@ class Workers:
         half = (len(rows) + 1) // 2
         self._suspects.extend(part for part in (rows[:half], rows[half:]) if part)
 
-    def _clear(self, place: _Place) -> None:
-        for end in (place.connection, place.control):
-            if end is not None:
-                end.close()
-        place.process = place.connection = place.control = None
-        place.ready, place.busy, place.rows, place.tokens_read = False, False, {}, 0
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """A process that is started here never gets Ctrl-C, not even before it can say so itself."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
 
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _how(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"ended with exit code {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = f"signal {-exitcode}"
-    hint = ", as when memory runs out" if name == "SIGKILL" else ""
-    return f"was killed ({name}{hint})"

@@ -147,7 +147,8 @@ def test_third_party_imports_stand_where_they_may(name: str) -> None:
         elif prefix is not None:
             assert top in ALLOWED[prefix], f"{name} imports {top}"
         elif top == "transformers":
-            assert _floor(name) == 2, f"{name} imports transformers"
+            # Tokenizers, configurations and the hub are floor 2's; to be timed as a peer is another matter.
+            assert _floor(name) == 2 or name == "jrtcli.bench.programs", f"{name} imports transformers"
 
 
 def test_what_is_imported_is_declared() -> None:

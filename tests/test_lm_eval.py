@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import jrtcli
+from jrtcli.cli import main
 from jrtcli.metrics import score
+from jrtcli.predictions import read_predictions
 from jrtcli.reader import Reader
 from jrtcli.tasks import TASKS, load_task
 from jrtcli.tasks.rows import task_rows
@@ -48,13 +50,13 @@ def _manager(root: Path, rows: Path) -> Any:
     )
 
 
-def _evaluate(root: Path, rows: Path, tasks: list[str]) -> dict[str, Any]:
+def _evaluate(root: Path, rows: Path, tasks: list[str], model: str = "tiny-causal") -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
     from jrtcli.lm_eval_model import JrtModel
 
     found = simple_evaluate(
-        model=JrtModel("tiny-causal", device="cpu", batch_size="auto"),
+        model=JrtModel(model, device="cpu", batch_size="auto"),
         tasks=tasks,
         task_manager=_manager(root, rows),
         bootstrap_iters=0,
@@ -99,6 +101,37 @@ def test_the_harness_and_jrt_give_the_same_numbers(root: Path, rows: Path) -> No
         for metric in ("contains", "exact_match", "f1"):
             mean = sum(values[metric] for values in every) / len(every)
             assert found["results"][name][f"{metric},none"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny-causal"])
+def test_jrt_eval_gives_the_numbers_of_the_harness(
+    root: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    tasks = ["fda", "squad", "drop"]
+    harness = _evaluate(root, rows, [f"based_{name}{end}" for name in tasks for end in ("", "_twice")], model)
+    capsys.readouterr()
+    out = tmp_path / "out"
+    asked = [*tasks, "--data", str(rows), "-m", model, "--device", "cpu", "-o", str(out), "--json", "-q"]
+    assert main(["eval", *asked]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cells) == 2 * len(tasks)
+    right = 0
+    for cell in cells:
+        name = f"based_{cell['task']}{'_twice' if cell['order'] == 'twice' else ''}"
+        (path,) = (out / "samples").glob(f"{cell['task']}-{model}-{cell['order']}-*.jsonl")
+        ours, theirs = list(read_predictions(path)), harness["samples"][name]
+        assert len(ours) == len(theirs) == len(ROWS) == cell["rows"]
+        for row, sample in zip(ours, theirs, strict=True):
+            assert row["continuation"] == sample["resps"][0][0]
+            for metric in ("contains", "exact_match", "f1"):
+                assert row["scores"][metric] == sample[metric]
+        for metric in ("contains", "exact_match", "f1"):
+            assert harness["results"][name][f"{metric},none"] == pytest.approx(
+                cell["scores"][metric]["value"]
+            )
+        right += sum(row["scores"]["contains"] for row in ours)
+    # Else nothing was compared but failures.
+    assert model == "tiny-causal" or right > 0
 
 
 def test_every_task_has_both_forms_and_their_prompts(root: Path, rows: Path) -> None:

@@ -13,8 +13,10 @@ import torch
 
 import jrtcli
 from jrt_prompts import load_template
+from jrtcli.ahead import encoder_limit
+from jrtcli.decoding import decoder_of
 from jrtcli.errors import JrtError, NotResumable, TemplateError, UsageError
-from jrtcli.reader import Reader, encoder_limit
+from jrtcli.reader import Reader
 from jrtcli.tokens import encode_prompt
 
 
@@ -138,6 +140,7 @@ def test_capitals_come_back_from_the_document(any_length: Any, monkeypatch: pyte
     class Says:
         has_encoder, resumable, vocab_size, device = False, True, 432, torch.device("cpu")
         config, layers, width = any_length.model.config, any_length.model.layers, 32
+        decoder = property(decoder_of)
         parameters = any_length.model.parameters
 
         def prefill(self, tokens: Any, state: Any, **_: Any) -> Any:

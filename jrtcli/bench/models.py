@@ -275,9 +275,11 @@ class _Models:
             flops = 2.0 * row.batch * (weights + head)
         else:
             moved = float(ours.weight_bytes)
-            flops = 2.0 * row.batch * (self._read_tokens(row) * weights + head)
-            samples = self.clock.repeated([self._linears(ours, row)], 3, self.plan.most_s / 3)
-            row = replace(row, linears_share=percentile(samples, 0.5) / 1e3 / seconds)
+            tokens = row.tokens * (2 if row.runner == JRT_PROMPT else 1)
+            flops = 2.0 * row.batch * (tokens * weights + head)
+            if row.runner != JRT_PROMPT:  # twice the time, of twice the products
+                samples = self.clock.repeated([self._linears(ours, row)], 3, self.plan.most_s / 3)
+                row = replace(row, linears_share=percentile(samples, 0.5) / 1e3 / seconds)
         return replace(
             row,
             moved_bytes=moved,
@@ -287,14 +289,10 @@ class _Models:
             rate_share=flops / seconds / self.ceilings.flops_per_s,
         )
 
-    def _read_tokens(self, row: Row) -> int:
-        return row.tokens * (2 if row.runner == JRT_PROMPT else 1)
-
     def _linears(self, ours: Ours, row: Row) -> Callable[[], object]:
         """The matrix products alone, over chunks as `prefill` takes them."""
-        tokens = self._read_tokens(row)
         chunk = max(1, ours.model.prefill_tokens // row.batch)
-        sizes = [chunk] * (tokens // chunk) + [tokens % chunk] * (tokens % chunk > 0)
+        sizes = [chunk] * (row.tokens // chunk) + [row.tokens % chunk] * (row.tokens % chunk > 0)
         kind = torch.float32 if self.dtype == INT8 else getattr(torch, self.dtype)
         inputs = {
             (size, width): torch.randn(row.batch, size, width, device=self.plan.device).to(kind)

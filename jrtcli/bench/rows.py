@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -82,12 +83,17 @@ _MEASURES = ("median_ms", "p20_ms", "p80_ms", "tokens_per_s")
 
 def record(row: Row) -> dict[str, Any]:
     """A row as one flat mapping, measures before their samples."""
-    held = {field.name: getattr(row, field.name) for field in fields(row)}
+    held = {field.name: _finite(getattr(row, field.name)) for field in fields(row)}
     samples = list(held.pop("samples_ms"))
     at = list(held).index("first_token_ms")
     items = list(held.items())
     measures = [(name, getattr(row, name)) for name in _MEASURES]
     return dict([*items[:at], *measures, ("repeats", len(samples)), *items[at:], ("samples_ms", samples)])
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no nan: the row's note says what is wrong."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def records(rows: Iterable[Row], machine: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ class Setting:
             on = "" if self.driver else f", {threads} thread{'s' * (threads > 1)}"
             copied = f"{c.bytes_per_s / 1e9:,.1f} GB/s copied"
             said.append(f"ceilings  {copied}, {shown} in {c.dtype}{on}, measured in this run")
-        return said
+        return list(dict.fromkeys(said))
 
 
 def ceilings_of(

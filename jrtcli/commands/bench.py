@@ -65,7 +65,7 @@ Shape = Annotated[
 Backends = Annotated[
     str | None,
     typer.Option(
-        "--backend", help="auto, or names with commas; of kernels also all (but naive), the default."
+        "--backend", help="Kernels, with commas: auto, all (but naive), or names; of a model auto or names."
     ),
 ]
 NewTokens = Annotated[
@@ -90,13 +90,15 @@ Peers = Annotated[
 ]
 Dtypes = Annotated[
     str,
-    typer.Option("--dtype", help="With commas: float32, bfloat16, float16; auto.", rich_help_panel=_MACHINE),
+    typer.Option(
+        "--dtype",
+        help="With commas: auto, float32, bfloat16, float16; of a model also int8 (its weights).",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 Threads = Annotated[
     str | None,
-    typer.Option(
-        "--threads", help="Of a CPU, as 1,2. Default: one per core it may use.", rich_help_panel=_MACHINE
-    ),
+    typer.Option("--threads", help="Of a CPU, as 1,2. Default: torch's.", rich_help_panel=_MACHINE),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_MACHINE)]
 Repeat = Annotated[
@@ -316,7 +318,7 @@ def _run(
         clock = " and ".join(dict.fromkeys(Clock(asked.device, count).name for count in threads))
         where = describe(command, asked.device, ceilings, clock)
         show(console, rows, where, asked.format, notes=notes, paper=paper)
-        draw(console, rows, asked.plot, asked.format)
+        draw(console, rows, where, asked.plot, asked.format)
     return EXIT_INTERRUPTED if interrupted else EXIT_DONE
 
 

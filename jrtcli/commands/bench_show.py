@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from jrtcli.bench.rows import Row, records, to_csv, to_markdown
 from jrtcli.bench.setting import Setting
 from jrtcli.console import Console
-from jrtcli.errors import UsageError
+from jrtcli.errors import JrtError, UsageError
 
 FORMATS = ("table", "csv", "json", "md")
+TERMINAL = Path("-")
+"""--plot: not a file, but bars."""
 DROPPABLE = ("error", "p20–p80", "peak", "bandwidth", "matrix rate", "predicted ms", "threads", "dtype")
 
 
@@ -109,12 +114,40 @@ def check_format(format: str) -> None:
 
 def check_plot(path: Path | None) -> None:
     """Raises UsageError, before anything is timed, for a picture that cannot be written."""
-    if path is not None:
-        raise UsageError("--plot: not yet")
+    if path is None or path == TERMINAL:
+        return
+    kind = path.suffix.lower()
+    if kind not in (".svg", ".png"):
+        raise UsageError(
+            f"--plot {path}: name a file that ends in .svg or .png, or - for bars in the terminal"
+        )
+    if kind == ".png" and find_spec("cairosvg") is None:
+        raise UsageError(
+            f"--plot {path}: PNG needs cairosvg, which is missing (pip install cairosvg); or name an .svg"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"--plot {path}: there is no folder {path.parent}")
 
 
-def draw(console: Console, rows: Sequence[Row], path: Path | None, format: str) -> None:
-    """The picture."""
+def draw(console: Console, rows: Sequence[Row], setting: Setting, path: Path | None, format: str) -> None:
+    """The picture in its file, or bars: after a table on stdout, beside other formats on stderr."""
+    from jrtcli.bench.figure import bars, svg
+
+    if path is None or not any(row.samples_ms for row in rows):
+        return
+    if path == TERMINAL:
+        drawn = bars(rows, shutil.get_terminal_size().columns)
+        (console.out if format == "table" else console.note)(f"\n{drawn}")
+        return
+    picture = svg(rows, f"{setting.device}; {setting.command}; {setting.date}")
+    try:
+        if path.suffix.lower() == ".png":
+            import_module("cairosvg").svg2png(bytestring=picture.encode(), write_to=str(path), scale=2)
+        else:
+            path.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise JrtError(f"--plot {path} cannot be written: {error.strerror or error}") from error
+    console.note(f"picture: {path}")
 
 
 def _ms(value: float | None) -> str:

@@ -102,7 +102,7 @@ def eval_(
 
         if tasks or template or reads or length or no_window or calibrate or shots != "0":
             raise UsageError("--paper has its own tasks, orders and lengths: leave the others out")
-        plan = planned(console, paper, model or [], data, limit=limit, device=device)
+        plan = planned(console, paper, model or [], data, limit=limit, choices=choices)
         cells, named, rows, numbers = plan.cells, plan.tasks, plan.rows, plan.numbers
     else:
         from jrtcli.evaluate.grid import cells as grid

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from jrtcli.checkpoint import load as load_checkpoint
+from jrtcli.checkpoint import locate
 from jrtcli.console import Console
 from jrtcli.errors import JrtError
 from jrtcli.evaluate.grid import Cell
 from jrtcli.evaluate.paper import TABLES, Printed, printed
-from jrtcli.evaluate.plan import Stand, multiplications_per_s, seconds_of, stands, tokens_of
+from jrtcli.evaluate.plan import Stand, pace_of, stands, weights_bytes, work_of
 from jrtcli.evaluate.results import Result
 from jrtcli.evaluate.tables import PaperLine
 from jrtcli.tasks import load_task
@@ -58,7 +61,7 @@ def planned(
     data: Sequence[str],
     *,
     limit: int | None,
-    device: str,
+    choices: Mapping[str, Any],
 ) -> Plan:
     """Find what is here and say what is not, and how long it takes. Raises JrtError where nothing is."""
     numbers = printed(table)
@@ -91,7 +94,7 @@ def planned(
             f"--paper {table}: nothing of it can be run here: bring the rows (--data FOLDER) and a checkpoint"
             " (--model ROW=FOLDER), or download one with `jrt ask --model NAME`"
         )
-    _say_time(console, cells, tasks, rows, {str(stand.source): stand for stand in here.values()}, device)
+    _say_time(console, cells, tasks, rows, choices)
     return Plan(cells, {name: tasks[name] for name in rows}, rows, found)
 
 
@@ -109,23 +112,27 @@ def _say_time(
     cells: Sequence[Cell],
     tasks: dict[str, Task],
     rows: dict[str, Sequence[tuple[dict[str, Any], str]]],
-    stands_by_source: dict[str, Stand],
-    device: str,
+    choices: Mapping[str, Any],
 ) -> None:
-    """About how long the run takes here, from the speed of one matrix product."""
-    speed = multiplications_per_s("cuda" if device.startswith("cuda") else "cpu")
-    seconds = 0.0
-    for cell in cells:
-        stand = stands_by_source[cell.model]
-        tokens = tokens_of(cell, tasks[cell.task], len(rows[cell.task]))
-        seconds += seconds_of(tokens, stand.parameters, speed)
+    """About how long the run takes here: the smallest of its models is loaded and measured."""
+    sizes = {}
+    for model in dict.fromkeys(cell.model for cell in cells):
+        sizes[model] = weights_bytes(locate(model, revision=choices["revision"]).folder) or 1
+    smallest = min(sizes, key=sizes.__getitem__)
+    with console.status(f"measuring {smallest}"):
+        pace = pace_of(load_checkpoint(smallest, **choices))
+    seconds = sum(
+        work_of(cell, tasks[cell.task], rows[cell.task]).seconds(pace, sizes[cell.model] / sizes[smallest])
+        for cell in cells
+    )
+    others = "; the other models by the size of their weights" if len(sizes) > 1 else ""
     console.note(
-        f"{len(cells)} cells to run, about {_clock(seconds)} on this machine with the published sizes"
-        " (an estimate from one matrix product)"
+        f"{len(cells)} cells to run, about {_clock(seconds)} on this machine: {Path(smallest).name} reads"
+        f" {pace.read_tokens_per_s:,.0f} tokens/s and says {pace.said_tokens_per_s:,.0f}, measured{others}"
     )
 
 
 def _clock(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

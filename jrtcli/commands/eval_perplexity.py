@@ -12,7 +12,7 @@ import typer
 
 from jrtcli.commands import options
 from jrtcli.console import Console
-from jrtcli.errors import EXIT_DONE, UsageError
+from jrtcli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
     from jrtcli.bigrams import BigramCounts
@@ -98,21 +98,47 @@ def perplexity(
     settings = Settings(length=length, skip=skip, rare=rare, far=far, rows=rows)
     made: list[dict[str, Any]] = []
     facts: dict[str, dict[str, Any]] = {}
-    for name in names:
-        loaded = load(
-            name, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
-        )
-        counts: BigramCounts | None = None
-        if reference_files:
-            counts = count(
-                loaded.tokenizer.encode(text, first=True) for _, text in _texts(reference_files, stdin)
+    interrupted = False
+    try:
+        for name in names:
+            loaded = load(
+                name, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
             )
-        with console.progress(loaded.identity.name, None, unit="tokens", every_s=30) as bar:
-            found = measure(loaded, _texts(files, stdin), settings, counts=counts, on_progress=bar.update)
-        made += found.rows
-        facts[loaded.identity.name] = found.facts
-    _show(console, made, facts, "json" if json else format, output)
-    return EXIT_DONE
+            counts: BigramCounts | None = None
+            if reference_files:
+                counts = count(
+                    loaded.tokenizer.encode(text, first=True) for _, text in _texts(reference_files, stdin)
+                )
+            with console.progress(loaded.identity.name, None, unit="tokens", every_s=30) as bar:
+                found = measure(loaded, _texts(files, stdin), settings, counts=counts, on_progress=bar.update)
+            made += found.rows
+            facts[loaded.identity.name] = found.facts
+            interrupted = found.facts["interrupted"]
+            if interrupted:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        console.note(_interruption(facts, names), style="yellow")
+    if made:
+        _show(console, made, facts, "json" if json else format, output)
+    return EXIT_INTERRUPTED if interrupted else EXIT_DONE
+
+
+def _interruption(facts: dict[str, dict[str, Any]], models: Sequence[str]) -> str:
+    """What was done before Ctrl-C."""
+    if not facts:
+        return "interrupted: nothing was scored yet"
+    *whole, last = facts.items()
+    said = [name for name, _ in whole]
+    if last[1]["interrupted"]:
+        done = f"{last[0]}: what follows is of the {last[1]['scored_tokens']:,} tokens scored so far"
+    else:
+        done, said = "", [*said, last[0]]
+    parts = [f"{', '.join(said)} done" if said else "", done]
+    if missing := len(models) - len(facts):
+        parts.append(f"{missing} of {len(models)} models not begun or without a score")
+    return "interrupted; " + "; ".join(part for part in parts if part)
 
 
 def _found(names: Sequence[str]) -> list[str]:

@@ -66,7 +66,7 @@ def page(
     parts += ["<div class='charts'>", *_by_task(scored, scoring), "</div>"]
     parts += ["<h2>By the answer's place in the document</h2><div class='charts'>", *_by_position(scored)]
     parts += [
-        "</div><h2>Recall, state and speed</h2><div class='charts'>",
+        "</div><h2>Recall, and what it takes</h2><div class='charts'>",
         *_by_cost(scored, scoring),
         "</div>",
     ]
@@ -86,7 +86,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    number = text[:1].isdigit() or text[:1] in "+-−±" or not text
+    number = text[:1].isdigit() or text[:1] in "+-−–±" or not text
     return f"<td{' class=n' if number else ''}>{escape(text)}</td>"
 
 
@@ -152,6 +152,7 @@ def _by_position(results: Sequence[Result]) -> list[str]:
 
 
 def _by_cost(results: Sequence[Result], scoring: str) -> list[str]:
+    tokens: dict[str, list[charts.Point]] = {}
     state: dict[str, list[charts.Point]] = {}
     speed: dict[str, list[charts.Point]] = {}
     for model, name in _models(results):
@@ -163,31 +164,25 @@ def _by_cost(results: Sequence[Result], scoring: str) -> list[str]:
             share = sum(n * s.value for n, s in scores) / count
             low, high = wilson(share, count)
             label = f"{name}: {reading}, {share:.1%} of {count:,} answers"
+            read = sum(result.tokens_read for result in cells) / count
+            if read:
+                tokens.setdefault(reading, []).append((read, share, low, high, label))
             bytes_ = max((result.state_bytes or 0) for result in cells)
             if bytes_:
                 state.setdefault(reading, []).append((float(bytes_), share, low, high, label))
             timed = [(r.tokens_read, r.tokens_per_s) for r in cells if r.tokens_per_s]
             if timed:
-                mean = sum(tokens for tokens, _ in timed) / sum(tokens / per_s for tokens, per_s in timed)
+                mean = sum(read for read, _ in timed) / sum(read / per_s for read, per_s in timed)
                 speed.setdefault(reading, []).append((mean, share, low, high, label))
-    made = []
-    if state:
-        made.append(
-            _figure(
-                "Recall over the bytes of the state",
-                charts.points("Recall over state", list(state.items()), "bytes of the state of one sequence"),
-            )
+    return [
+        _figure(caption, charts.points(caption, list(series.items()), across))
+        for caption, series, across in (
+            ("Recall over tokens read", tokens, "tokens read for a question"),
+            ("Recall over the bytes of the state", state, "bytes of the state of one sequence"),
+            ("Recall over throughput", speed, "tokens per second, read and said"),
         )
-    if speed:
-        made.append(
-            _figure(
-                "Recall over throughput",
-                charts.points(
-                    "Recall over throughput", list(speed.items()), "tokens per second, read and said"
-                ),
-            )
-        )
-    return made
+        if series
+    ]
 
 
 def _modes(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

@@ -66,9 +66,6 @@ TABLES = {
 _SIX = ("fda", "swde", "nq", "squad", "triviaqa", "drop")
 _WHOLE = 2048
 """The published length of a whole document in Table 2: the models' own."""
-ITEMS = {"fda": 1102, "swde": 1111, "squad": 2984, "triviaqa": 1698, "nq": 3157, "drop": 2084}
-MEAN_TOKENS = {"fda": 1999.9, "swde": 1036.1, "squad": 151.9, "triviaqa": 310.1, "nq": 8857.7, "drop": 236.6}
-"""Rows of each task, and mean tokens of their documents (Table 7)."""
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from jrtcli.errors import UsageError
 from jrtcli.evaluate.grid import Cell
-from jrtcli.evaluate.paper import ITEMS, MEAN_TOKENS, Printed
+from jrtcli.evaluate.paper import Printed
 from jrtcli.known import find, folder_here
-from jrtcli.tasks.task import TWICE, Task
+from jrtcli.reader import MAX_NEW_TOKENS
+from jrtcli.tasks.cut import ANSWER_TOKENS
+from jrtcli.tasks.task import TWICE, Row, Task
 
-_EFFICIENCY = 0.3
-"""Of a plain matrix product's speed that reading a prompt comes to, by experience."""
+if TYPE_CHECKING:
+    from jrtcli.checkpoint import Loaded
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text, about, with the tokenizers of the published checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +77,68 @@ def stands(numbers: Sequence[Printed], models: Sequence[str]) -> list[Stand]:
     return made
 
 
-def tokens_of(cell: Cell, task: Task, rows: int | None) -> float:
-    """About how many tokens a cell reads: its rows, or those of the published data, times its prompt."""
-    count = ITEMS[task.name] if rows is None else rows
-    document = min(MEAN_TOKENS[task.name], (cell.length_tokens or 1000) - 50)
-    return count * (document * (2 if cell.order == TWICE else 1) * (1 + cell.shots) + 48)
+@dataclass(frozen=True)
+class Work:
+    """What a cell takes, about: tokens to read, and rows to answer."""
+
+    read_tokens: float
+    rows: int
+
+    def seconds(self, pace: Pace, times: float = 1.0) -> float:
+        """At this pace, by a model that takes so many `times` as long as the one it was measured with."""
+        said = self.rows * MAX_NEW_TOKENS
+        return times * (self.read_tokens / pace.read_tokens_per_s + said / pace.said_tokens_per_s)
 
 
-def multiplications_per_s(device: str = "cpu", size: int = 768) -> float:
-    """Of this machine, measured for about a tenth of a second on a matrix product."""
-    x = torch.randn(size, size, device=device)
-    x @ x
+def work_of(cell: Cell, task: Task, rows: Sequence[tuple[Row, str]]) -> Work:
+    """Of a cell on these rows, whose answers are taken to be as long as they may be."""
+    characters = sum(len(task.document(row)) for row, _ in rows) / max(1, len(rows))
+    document = characters / CHARACTERS_PER_TOKEN
+    if cell.length_tokens is not None:
+        document = min(document, cell.length_tokens - ANSWER_TOKENS)
+    prompt = document * (2 if cell.order == TWICE else 1) * (1 + cell.shots)
+    if cell.fill == "iterate":
+        prompt *= MAX_NEW_TOKENS  # prompt and answer are read anew for each token
+    return Work(len(rows) * prompt, len(rows))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a model is here: tokens read, and tokens said by all rows of a batch, each second."""
+
+    read_tokens_per_s: float
+    said_tokens_per_s: float
+
+
+def pace_of(loaded: Loaded, *, seconds: float = 1.0, rows: int = 4, tokens: int = 256) -> Pace:
+    """Measured with a model, for about so many `seconds`: prefills of a batch of random tokens, then steps
+    from the last of them. The first call of each is not counted."""
+    model = loaded.model
+    ids = torch.randint(0, model.vocab_size, (rows, tokens), device=model.device)
+    with torch.inference_mode():
+        _, state = model.prefill(ids)
+
+        def read() -> object:
+            return model.prefill(ids)[0].sum().item()
+
+        def say() -> object:
+            nonlocal state
+            logits, state = model.step(ids[:, 0], state)
+            return logits.sum().item()
+
+        return Pace(rows * tokens / _seconds(read, seconds / 2), rows / _seconds(say, seconds / 2))
+
+
+def _seconds(call: Callable[[], object], least: float) -> float:
+    """Of one call, the mean over `least` seconds of them."""
+    call()
     done, started = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started) < 0.1:
-        (x @ x)[0, 0].item()
+    while (passed := time.perf_counter() - started) < least or not done:
+        call()
         done += 1
-    return done * size**3 / seconds
+    return passed / done
 
 
-def seconds_of(tokens: float, parameters: int, speed: float) -> float:
-    """About how long a model of so many parameters reads so many tokens; speed: multiplications a second."""
-    return tokens * parameters / (speed * _EFFICIENCY)
-
-
-def rows_here(rows: Mapping[str, Sequence[object]], task: str) -> int | None:
-    """The number of a task's rows; None where they are not here."""
-    return len(rows[task]) if task in rows else None
+def weights_bytes(folder: Path) -> int:
+    """Of the files with weights in a folder: what models are compared by before they are loaded."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from jrtcli.decoding import Decoder, decoder_of
 from jrtcli.models.linear import Derived, Linear, fast_linear, pack, quantize
 from jrtcli.state import State
 
@@ -154,6 +155,11 @@ class RecurrentLM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What steps this model's rows, in CUDA graphs on a GPU."""
+        return decoder_of(self)
 
     def init_state(self, batch: int) -> State:
         """The state of `batch` rows that have read nothing."""

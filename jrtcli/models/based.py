@@ -81,6 +81,7 @@ class LinearAttention(nn.Module):
         # decay_proj.
         self.decays = config.use_decay_proj and config.fixed_decay
         self.log_decay, self.decay_const = config.log_decay, config.decay_const
+        self.rates: Tensor | None = None
         if self.decays and self.log_decay is not None and len(self.log_decay) != self.heads:
             raise CheckpointError(
                 f"decay.decay has {len(self.log_decay)} entries, but the linear attention {self.heads} heads"
@@ -124,7 +125,10 @@ class LinearAttention(nn.Module):
     def _decay(self, device: torch.device) -> Tensor:
         """The factor of each head for one token, (H,): the file's table, else 1 - 2^(decay_const - h)."""
         if self.log_decay is not None:
-            return torch.tensor(self.log_decay, device=device).exp()
+            # Kept: a step that brings numbers from the host cannot be captured in a CUDA graph.
+            if self.rates is None or self.rates.device != device:
+                self.rates = torch.tensor(self.log_decay, device=device).exp()
+            return self.rates
         return 1 - 2.0 ** (self.decay_const - torch.arange(self.heads, device=device))
 
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:

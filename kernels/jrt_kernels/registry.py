@@ -37,6 +37,8 @@ for _op in (
     "short_conv",
     "gated_norm",
     "sliding_window",
+    "ssd",
+    "selective_scan",
     "taylor_linear_attention",
     "prefix_linear_attention",
 ):

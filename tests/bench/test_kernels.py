@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -15,7 +16,7 @@ from jrtcli.bench.attention import PEERS, sampled_attention
 from jrtcli.bench.ceilings import Ceilings
 from jrtcli.bench.kernels import Plan, default_shapes, prefill
 from jrtcli.bench.operators import OPERATORS, Dims, dims
-from jrtcli.bench.rows import Row
+from jrtcli.bench.rows import Row, record
 from jrtcli.errors import UsageError
 
 CEILINGS = {
@@ -62,6 +63,16 @@ def test_every_operator_is_timed_checked_and_compared(op: str) -> None:
         assert twice.moved_bytes == pytest.approx(2 * ours.moved_bytes, rel=0.05)  # type: ignore[operator]
 
 
+def test_softmax_attention_is_timed_once_for_operators_of_one_width() -> None:
+    both = list(prefill(plan("taylor", operators=("taylor", "prefix")), CEILINGS))
+    first, second = (row for row in both if row.runner == "flash")
+    assert (first.subject, second.subject) == ("taylor", "prefix")
+    assert first.samples_ms == second.samples_ms
+    other = list(prefill(plan("taylor", operators=("taylor", "ssd"), dims=None), CEILINGS))
+    first, second = (row for row in other if row.runner == "flash")
+    assert first.samples_ms != second.samples_ms  # 16 heads, and 24
+
+
 def test_half_precision_is_held_to_its_rounding() -> None:
     found = rows(plan("taylor", dtypes=("bfloat16",)))
     assert 1e-3 < found["torch"].error < 3e-3  # type: ignore[operator]
@@ -106,6 +117,7 @@ def test_a_wrong_result_has_no_time(broken: ModuleType, fault: str) -> None:
     assert row.samples_ms == () and row.median_ms is None and row.speedup is None
     assert str(row.note).startswith("wrong: relative RMS error")
     assert ("after the timed calls" in str(row.note)) == (fault == "later")
+    json.dumps(record(row), allow_nan=False)
 
 
 @pytest.mark.parametrize(

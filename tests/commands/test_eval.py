@@ -264,8 +264,13 @@ def test_calibrate_keeps_a_threshold(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     many = [{**row, "id": f"{i}{row['id']}"} for i in range(4) for row in ROWS]
     data.write_text("".join(json.dumps(row) + "\n" for row in many))
-    code, stdout, stderr = evaluate(data, "--calibrate", "--template", "cq", "--json")
+    out = tmp_path / "curves"
+    code, stdout, stderr = evaluate(data, "--calibrate", "--template", "cq", "--json", "-o", out)
     (found,) = json.loads(stdout)
+    assert (found["curve"][0]["threshold"], found["curve"][-1]["threshold"]) == (-1, 1.01)
+    header, *lines = (out / "reread-based-1b-cq.csv").read_text().splitlines()
+    assert header == "threshold,recall,tokens_per_row,read_again" and len(lines) == len(found["curve"])
+    assert "always 2 times" in (out / "reread-based-1b-cq.svg").read_text()
     assert code == 0 and found["rows"] == 20 and found["template"] == "cq"
     assert found["once"]["tokens"] <= found["auto"]["tokens"] <= found["most"]["tokens"]
     (kept,) = (tmp_path / "cache" / "jrt" / "thresholds").glob("*.json")

@@ -86,3 +86,38 @@ def test_mistakes_are_one_line(
     code, out, err = _run(capsys, *(str(text) if a == "TEXT" else a for a in arguments))
     assert code == 2 and out == ""
     assert said in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("pieces", [0, 2])
+def test_interrupted_what_was_scored_is_shown_and_kept(
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: int,
+) -> None:
+    from jrtcli import perplexity
+
+    whole = perplexity.log_probabilities
+    left = [pieces]
+
+    def cut(*arguments: object, **options: object) -> object:
+        for piece in whole(*arguments, **options):  # type: ignore[arg-type]
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield piece
+
+    monkeypatch.setattr(perplexity, "log_probabilities", cut)
+    models = ["-m", "tiny-causal", "-m", "tiny", "--length", 50]
+    code, out, err = _run(capsys, text, *models, "-o", tmp_path / "out", "-f", "csv")
+    assert code == 130
+    if not pieces:
+        assert out == "" and "interrupted: nothing was scored yet" in err and not (tmp_path / "out").exists()
+        return
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["model"] for row in rows} == {"tiny-causal"} and rows[0]["tokens"] == "49"
+    assert "the 49 tokens scored so far" in err and "1 of 2 models not begun" in err
+    kept = json.loads((tmp_path / "out" / "perplexity.json").read_text())
+    assert kept["models"]["tiny-causal"]["interrupted"] is True
+    assert kept["models"]["tiny-causal"]["tokens"] == 50

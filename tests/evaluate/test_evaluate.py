@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from jrtcli.evaluate.items import position, records, shown_rows
 from jrtcli.evaluate.modes import EMPTY, IRRELEVANT, REPETITION, error_mode
 from jrtcli.evaluate.page import page
 from jrtcli.evaluate.paper import TABLES, printed
-from jrtcli.evaluate.plan import seconds_of, stands, tokens_of
+from jrtcli.evaluate.plan import Pace, stands, weights_bytes, work_of
 from jrtcli.evaluate.results import Result, by_position, contains_v0, differences, judge
 from jrtcli.evaluate.tables import csv_text, model_names, paper_rows, result_rows, values
 from jrtcli.known import find
@@ -341,11 +342,18 @@ def test_which_checkpoint_stands_for_a_row(tmp_path: Any) -> None:
     ]
 
 
-def test_the_estimate() -> None:
+def test_the_estimate(tmp_path: Path) -> None:
     cell = Cell("fda", "m", "twice", length_tokens=1000)
-    assert tokens_of(cell, FDA, 10) == 10 * (2 * 950 + 48)
-    assert tokens_of(replace(cell, order="once"), FDA, None) == 1102 * (950 + 48)
-    assert seconds_of(1000, 10**6, 10**9) == pytest.approx(1 / 0.3)
+    long = [({"text": "x" * 8000, "key": "maker", "value": "y"}, "f:1")] * 10
+    work = work_of(cell, FDA, long)
+    assert (work.read_tokens, work.rows) == (10 * 2 * 950, 10)
+    assert work_of(replace(cell, order="once", length_tokens=None), FDA, long).read_tokens == 10 * 2000
+    assert work_of(replace(cell, order="once", shots=2), FDA, long).read_tokens == 3 * 9500
+    assert work_of(replace(cell, fill="iterate"), FDA, long).read_tokens == 48 * 19000
+    assert work.seconds(Pace(1000.0, 48.0), 2.0) == pytest.approx(2 * (19 + 10))
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert weights_bytes(tmp_path) == 4
 
 
 def test_paper_rows_say_what_was_not_run() -> None:

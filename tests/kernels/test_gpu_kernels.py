@@ -30,7 +30,7 @@ def projection(seed: int, *shape: int) -> Tensor:
 
 
 def arguments(
-    op: str, dim: int, dtype: torch.dtype, rows: int = 1, tokens: int = 70
+    op: str, dim: int, dtype: torch.dtype, rows: int = 1, tokens: int = 37
 ) -> tuple[list[Any], dict[str, Any]]:
     """Positional and other arguments of a call from a state; tensors are parts of wider ones."""
     heads = 2
@@ -55,6 +55,27 @@ def arguments(
             torch.full((rows,), KEPT_OLD, device=DEVICE),
         )
         return [of_tokens(i, heads, dim) for i in (1, 2, 3)], {"window": KEPT_OLD, "initial_state": state}
+    if op == "ssd":
+        step = torch.nn.functional.softplus(projection(4, rows, tokens, heads))
+        options = {"D": normal(6, heads), "initial_state": projection(7, rows, heads, dim, 24)}
+        parts = (
+            of_tokens(1, heads, dim),
+            step,
+            -normal(5, heads).exp(),
+            of_tokens(2, 1, 24),
+            of_tokens(3, 1, 24),
+        )
+        return list(parts), options
+    if op == "selective_scan":
+        options = {"D": normal(6, dim), "dt_bias": normal(7, dim), "z": of_tokens(8, dim)}
+        options["initial_state"] = projection(9, rows, 5, dim).transpose(1, 2)
+        return [
+            of_tokens(1, dim),
+            of_tokens(2, dim),
+            -normal(3, dim, 5).exp(),
+            of_tokens(4, 5),
+            of_tokens(5, 5),
+        ], options
     raise KeyError(op)
 
 
@@ -145,7 +166,7 @@ def test_a_pack_of_two_rows_is_refused(op: str) -> None:
         return  # knows no packs: each token is on its own
     given, options = arguments(op, 16, torch.float32, rows=2)
     with pytest.raises(ValueError, match="a pack has one row of tokens"):
-        resolve(op, "triton")(*given, **options, cu_seqlens=torch.tensor([0, 70], device=DEVICE))
+        resolve(op, "triton")(*given, **options, cu_seqlens=torch.tensor([0, 37], device=DEVICE))
 
 
 @pytest.mark.parametrize("lengths", [(70, 1, 0, 33, 64), (0, 0, 1), (16,), (5, 5, 5)])
@@ -175,3 +196,30 @@ def test_too_wide_is_said() -> None:
         resolve("sliding_window", "triton")(x[..., :8], x[..., :8].bfloat16(), x[..., :8], window=4)
     with pytest.raises(ValueError, match="activation"):
         resolve("short_conv", "triton")(x[:, :, 0], normal(0, 300, 4), activation="gelu")
+
+
+@pytest.mark.parametrize("segment", (5, 8, 37))
+def test_a_scan_cut_into_segments_is_the_same(segment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jrt_kernels.selective_scan import triton
+
+    monkeypatch.setattr(triton, "SEGMENT", segment)
+    given, options = arguments("selective_scan", 40, torch.float32)
+    for start in (options["initial_state"], None):
+        options["initial_state"] = start
+        want, want_state = resolve("selective_scan", "naive")(
+            *(double(x) for x in given), **{n: double(x) for n, x in options.items()}
+        )
+        output, state = triton.selective_scan(*given, **options)
+        assert error(output, want) < 1e-5 and error(state, want_state) < 1e-5
+
+
+def test_tokens_are_cut_only_where_there_are_few_rows() -> None:
+    from jrt_kernels.selective_scan.triton import PROGRAMS, SEGMENT, segment_count
+
+    assert segment_count(1, 1) == segment_count(SEGMENT, 1) == segment_count(1 << 15, PROGRAMS) == 1
+    assert segment_count(512, 128) == 8
+    assert segment_count(1 << 15, 128) == 16
+    for tokens in (1, 100, 4096):
+        for programs in (1, 128, 3000):
+            count = segment_count(tokens, programs)
+            assert count == 1 or (count * programs <= PROGRAMS and tokens // count >= SEGMENT)
