@@ -13,7 +13,7 @@ out=${1:-$(mktemp -d)}
 mkdir -p "$out"
 export PYTHONPATH=.:kernels:prompts${PYTHONPATH:+:$PYTHONPATH}
 
-if ! "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())'; then
+if ! "$python" -c 'import torch; raise SystemExit(not torch.cuda.is_available())' 2>/dev/null; then
     echo "this machine has no GPU that $python's torch can use: nothing was checked" >&2
     exit 2
 fi
@@ -57,7 +57,7 @@ tests 150 "kernels against naive" tests/kernels -k "triton or fla or mamba_ssm o
 tests 60 "reference cases" tests/models/test_gpu_goldens.py
 tests 40 "CUDA graphs" tests/test_decoding.py -m gpu
 check 40 "laws on the device" "$python" -m jrtcli doctor --model tests/golden/jrt-rnn --device cuda --dtype float32
-check 40 "jrt ask" "$python" -m jrtcli ask --device cuda -Q "What is the name of the device?" --json examples/device_summary.txt
+check 40 "jrt ask" "$python" -m jrtcli ask --device cuda -Q "What is the name of the device?" --json -d examples/device_summary.txt
 check 120 "jrt bench prefill" "$python" -m jrtcli bench prefill --repeat 10
 
 echo

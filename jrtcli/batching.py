@@ -9,19 +9,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from jrtcli.errors import JrtError
-from jrtcli.generate import Chosen, Overflowed, Step, choose, random_of
+from jrtcli.generate import Chosen, Overflowed, choose, random_of
+from jrtcli.live_rows import Begun, LiveRow, LiveRows, RowSteps
 from jrtcli.reader import MAX_NEW_TOKENS, Reader
 from jrtcli.state import State
 
 if TYPE_CHECKING:
-    from jrtcli.answer import Answer, Asking
-    from jrtcli.decoding import Rows
+    from jrtcli.answer import Answer
     from jrtcli.models.base import RecurrentLM
     from jrtcli.prepared import Prepared, Request
 
@@ -46,102 +45,6 @@ class OutOfMemory(JrtError):
 
 
 TOO_LARGE = OutOfMemory("the row does not fit into memory: take --dtype bfloat16, or a shorter document")
-
-
-class LiveRow:
-    """The steps of one row, as they come out of the batch (jrtcli.generate.Steps)."""
-
-    def __init__(self, model: RecurrentLM, max_new_tokens: int, stop_ids: frozenset[int]) -> None:
-        self.model = model
-        self.state: State | None = None
-        self.prefill_seconds = 0.0
-        self.finish_reason: str | None = None
-        self._left, self._stop_ids = max_new_tokens, stop_ids
-        self._joined = 0.0
-        self._step: Step | None = None
-
-    def join(self, prefill_seconds: float) -> None:
-        """Its prompt has been read; what follows counts from here."""
-        self.prefill_seconds, self._joined = prefill_seconds, time.perf_counter()
-
-    def give(self, chosen: Chosen) -> None:
-        """The next token, unless it ends the answer."""
-        if self._left <= 0:
-            self.finish_reason = "length"
-        elif chosen.id in self._stop_ids:
-            self.finish_reason = "stop"
-        else:
-            self._left -= 1
-            seconds = self.prefill_seconds + time.perf_counter() - self._joined
-            self._step = Step(chosen.id, chosen.probability, seconds, chosen.lead)
-
-    def __next__(self) -> Step:
-        if self._step is None:
-            raise StopIteration
-        step, self._step = self._step, None
-        return step
-
-    @property
-    def full(self) -> bool:
-        """Whether it may have no more tokens."""
-        return self._left <= 0
-
-
-@dataclass
-class _Row(Generic[K]):
-    """A question in flight. best: of the passages read so far, the one it would go on from."""
-
-    key: K
-    prepared: Prepared
-    steps: LiveRow
-    asking: Asking
-    best: _Begun | None = None
-    seconds: float = 0.0
-    unread: int = 0
-    token: int = 0
-
-
-@dataclass
-class _Begun:
-    """A request that was read: how sure its first token is, that token, and the state (one row)."""
-
-    sure: tuple[bool, float]
-    chosen: Chosen
-    state: State
-    random: torch.Generator
-
-
-@dataclass
-class _Live(Generic[K]):
-    """The rows that are being answered, and their states in the same order."""
-
-    rows: list[_Row[K]] = field(default_factory=list)
-    randoms: list[torch.Generator] = field(default_factory=list)
-    decoding: Rows | None = None
-
-    def join(self, rows: Sequence[_Row[K]]) -> None:
-        begun = [row.best for row in rows if row.best is not None]
-        assert len(begun) == len(rows)
-        self.rows += rows
-        self.randoms += [one.random for one in begun]
-        states = [one.state for one in begun]
-        if self.decoding is None:
-            self.decoding = rows[0].steps.model.decoder.rows(State.concat(states))
-        else:
-            self.decoding.join(states)
-        for row in rows:
-            row.best = None
-
-    def keep(self, indices: Sequence[int]) -> None:
-        if len(indices) == len(self.rows):
-            return
-        assert self.decoding is not None
-        self.rows = [self.rows[i] for i in indices]
-        self.randoms = [self.randoms[i] for i in indices]
-        if indices:
-            self.decoding.keep(indices)
-        else:
-            self.decoding = None
 
 
 class Batch:
@@ -183,8 +86,8 @@ class Batch:
         or a row too large for the memory (OutOfMemory).
         """
         source = iter(items)
-        waiting: deque[_Row[K]] = deque()
-        live: _Live[K] = _Live()
+        waiting: deque[LiveRow[K]] = deque()
+        live: LiveRows[K] = LiveRows()
         while True:
             while not self._stopped and len(waiting) + len(live.rows) < self.rows:
                 item = next(source, None)
@@ -201,13 +104,15 @@ class Batch:
             elif not waiting:
                 return
 
-    def _row(self, key: K, prepared: Prepared) -> _Row[K]:
-        steps = LiveRow(self.model, self.max_new_tokens, self.reader.stop_ids)
-        return _Row(key, prepared, steps, self.reader.asking(prepared, steps), unread=len(prepared.requests))
+    def _row(self, key: K, prepared: Prepared) -> LiveRow[K]:
+        steps = RowSteps(self.model, self.max_new_tokens, self.reader.stop_ids)
+        return LiveRow(
+            key, prepared, steps, self.reader.asking(prepared, steps), unread=len(prepared.requests)
+        )
 
-    def _begin(self, waiting: deque[_Row[K]], live: _Live[K]) -> Iterator[tuple[K, Answer | Exception]]:
+    def _begin(self, waiting: deque[LiveRow[K]], live: LiveRows[K]) -> Iterator[tuple[K, Answer | Exception]]:
         """Read the prompts of as many waiting rows as there are places and tokens for; they join."""
-        chosen: list[_Row[K]] = []
+        chosen: list[LiveRow[K]] = []
         tokens = 0
         while waiting and len(chosen) + len(live.rows) < self.rows:
             if chosen and tokens + waiting[0].prepared.tokens > self.tokens:
@@ -229,7 +134,7 @@ class Batch:
         for row in joined:
             assert row.best is not None
             row.steps.join(row.seconds)
-            if self._give(row, row.best.chosen, row.best.state):
+            if row.give(row.best.chosen, row.best.state):
                 yield row.key, row.asking.answer
             else:
                 going.append(row)
@@ -240,7 +145,7 @@ class Batch:
         if not failed and len(live.rows) * 2 > self.rows:
             self.rows = min(self._most, self.rows * 2)
 
-    def _alone(self, row: _Row[K]) -> Answer | Exception:
+    def _alone(self, row: LiveRow[K]) -> Answer | Exception:
         asking = self.reader.start(row.prepared, max_new_tokens=self.max_new_tokens)
         try:
             for _ in asking:
@@ -253,9 +158,9 @@ class Batch:
         self.tokens_read += row.prepared.tokens
         return asking.answer
 
-    def _read(self, pairs: Sequence[tuple[_Row[K], Request]], failed: dict[int, Exception]) -> None:
+    def _read(self, pairs: Sequence[tuple[LiveRow[K], Request]], failed: dict[int, Exception]) -> None:
         """Read requests, several at once; of a row's passages the surest is kept."""
-        groups: dict[int, list[tuple[_Row[K], Request]]] = {}
+        groups: dict[int, list[tuple[LiveRow[K], Request]]] = {}
         for row, request in pairs:
             # Published left padding reads rows of one length, with their masks, and no others.
             mask = request.filled.mask
@@ -282,7 +187,7 @@ class Batch:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _prefill(self, pairs: Sequence[tuple[_Row[K], Request]], failed: dict[int, Exception]) -> None:
+    def _prefill(self, pairs: Sequence[tuple[LiveRow[K], Request]], failed: dict[int, Exception]) -> None:
         started = time.perf_counter()
         model, device = self.model, self.model.device
         ids = [request.filled.ids for _, request in pairs]
@@ -318,10 +223,10 @@ class Batch:
             row.seconds += seconds * request.tokens / total
             row.unread -= 1
             if row.best is None or sure > row.best.sure:
-                row.best = _Begun(sure, chosen, state.select([i]), randoms[i])
+                row.best = Begun(sure, chosen, state.select([i]), randoms[i])
         self.tokens_read += total
 
-    def _step(self, waiting: deque[_Row[K]], live: _Live[K]) -> Iterator[tuple[K, Answer | Exception]]:
+    def _step(self, waiting: deque[LiveRow[K]], live: LiveRows[K]) -> Iterator[tuple[K, Answer | Exception]]:
         """One more token for every live row."""
         decoding = live.decoding
         assert decoding is not None
@@ -344,7 +249,7 @@ class Batch:
         for i, (row, next_one) in enumerate(zip(live.rows, chosen, strict=True)):
             if next_one is None:
                 yield row.key, Overflowed()
-            elif self._give(row, next_one, lambda i=i: decoding.state([i])):
+            elif row.give(next_one, lambda i=i: decoding.state([i])):
                 yield row.key, row.asking.answer
             else:
                 kept.append(i)
@@ -358,18 +263,6 @@ class Batch:
             temperature=self.reader.temperature,
             leads=self.leads,
         )
-
-    def _give(self, row: _Row[K], chosen: Chosen, state: Any) -> bool:
-        """A row's next token. Returns whether its answer is done; then the row has its state."""
-        row.token = chosen.id
-        row.steps.give(chosen)
-        next(row.asking, None)
-        if row.steps.full and not row.asking.finished:
-            row.steps.give(chosen)
-            next(row.asking, None)
-        if row.asking.finished:
-            row.steps.state = state() if callable(state) else state
-        return row.asking.finished
 
 
 def _check_memory(error: Exception) -> None:

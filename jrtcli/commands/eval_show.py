@@ -25,6 +25,7 @@ from jrtcli.evaluate.tables import (
 )
 
 _NARROW = (*reversed(MODES), "tokens read", "tokens/s", "F1", "exact")
+_NARROW_DIFFERENCES = ("only second", "only first", "length", "rows")
 
 
 def show(
@@ -48,7 +49,7 @@ def show(
         console.note(f"contains: scoring {scoring}; ± is the standard error. {window_words(results)}")
     if compared:
         console.out()
-        console.table(DIFFERENCE_COLUMNS, difference_rows(compared))
+        console.table(DIFFERENCE_COLUMNS, difference_rows(compared), droppable=_NARROW_DIFFERENCES)
         console.note("differences in points, paired, with 95 % bootstrap intervals over questions")
 
 

@@ -39,6 +39,7 @@ for _op in (
     "sliding_window",
     "ssd",
     "selective_scan",
+    "gla",
     "taylor_linear_attention",
     "prefix_linear_attention",
 ):
@@ -56,6 +57,7 @@ ORDER = ("triton", "fla", "mamba_ssm", "torch")
 (states, packs, fp32 to 1e-5), and nothing has been measured that says another is faster."""
 
 BACKWARD: dict[str, frozenset[str]] = {
+    "triton": frozenset({"taylor_linear_attention", "prefix_linear_attention"}),
     "fla": frozenset({"gla", "short_conv", "ssd"}),
     "mamba_ssm": frozenset({"ssd"}),
 }

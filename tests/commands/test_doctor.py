@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from jrtcli import laws
+from jrtcli import laws, machine
 from jrtcli.cli import main
 from jrtcli.machine import EXTRAS, Package, install_command, processor
 from jrtcli.models import ARCHITECTURES
@@ -110,3 +110,31 @@ def test_the_processor_is_read(tmp_path: Path) -> None:
     cpuinfo.write_text("processor : 0\nmodel name : A CPU\nflags : fpu avx2 amx_bf16\nmodel name : another\n")
     assert processor(cpuinfo) == ("A CPU", ("avx2", "amx_bf16"))
     assert processor(tmp_path / "missing")[1] == ()
+
+
+def test_a_gpu_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tiny.save(tmp_path / "model"))
+    if not torch.cuda.is_available():
+        assert main(["doctor", "--model", folder, "--device", "cuda"]) == 2
+        said = capsys.readouterr().err
+        assert "this machine has no GPU that this torch can use" in said and "take --device cpu" in said
+    assert main(["doctor", "--model", folder, "--device", "cpu", "--backend", "triton"]) == 2
+    assert (
+        "--backend triton runs on a CUDA device, not on cpu; take --backend auto" in capsys.readouterr().err
+    )
+
+
+def test_on_a_gpu_each_architecture_names_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jrt_kernels import registry
+
+    monkeypatch.setattr(registry, "problem", lambda backend: None)
+    for architecture in ARCHITECTURES:
+        backend = machine._backend(architecture, "cuda:0")
+        assert backend.backend == "triton"
+        assert backend.reason.startswith("kernels for this GPU on cuda:0; also naive, torch")
+    monkeypatch.setattr(
+        registry, "problem", lambda backend: f"{backend} is not installed: pip install 'jrt[gpu]'"
+    )
+    backend = machine._backend("based", "cuda:0")
+    assert backend.backend == "torch"
+    assert "triton, which is faster, cannot be used: triton is not installed: pip install" in backend.reason

@@ -76,6 +76,10 @@ def arguments(
             of_tokens(4, 5),
             of_tokens(5, 5),
         ], options
+    if op == "gla":
+        gates = torch.nn.functional.logsigmoid(projection(4, rows, tokens, heads, dim))
+        options = {"initial_state": projection(5, rows, heads, dim, dim)}
+        return [*(of_tokens(i, heads, dim) for i in (1, 2, 3)), gates], options
     raise KeyError(op)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from jrt_kernels.taylor_linear_attention.triton import State, check, read
+from jrt_kernels.taylor_linear_attention.triton import read
+from jrt_kernels.taylor_linear_attention.triton_launch import State, check
 
 
 def prefix_linear_attention(

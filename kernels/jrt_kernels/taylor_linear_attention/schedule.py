@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from jrt_kernels.taylor_linear_attention.features import feature_count
-
 LARGEST_KEYS = 24
 LARGEST_VALUES = 128
 CTAS = 2  # programs that fit on a processor at a time
@@ -24,7 +22,7 @@ class Blocks:
     """Sizes of one compiled kernel."""
 
     keys: int  # K padded for the tensor cores
-    features: tuple[int, int]  # two blocks that cover all features
+    features: tuple[int, int, int]  # three blocks that cover all features
     chunk: int  # tokens
     values: int  # of one program
     warps: int
@@ -36,19 +34,28 @@ def power(size: int) -> int:
     return max(16, 1 << (size - 1).bit_length())
 
 
-def feature_blocks(key_dim: int) -> tuple[int, int]:
-    """Two powers of two, at least 16, that cover the features of `key_dim` dimensions."""
-    count = feature_count(key_dim)
-    first = max(16, 1 << (count.bit_length() - 1))
-    return first, power(max(1, count - first))
+def feature_blocks(key_dim: int) -> tuple[int, int, int]:
+    """Three powers of two, at least 16, that cover the features of `key_dim` dimensions; the constant is in
+    the last."""
+    if key_dim <= 8:
+        return 16, 16, 16
+    return (64, 64, 32) if key_dim <= 16 else (128, 128, 128)
 
 
 def forward_blocks(key_dim: int, value_dim: int, dtype: torch.dtype) -> Blocks:
     """The sizes for reading K = `key_dim`, V = `value_dim`."""
     features = feature_blocks(key_dim)
     if dtype == torch.float32:
-        return Blocks(power(key_dim), features, 16, min(32, power(value_dim)), 4, 1)
+        return Blocks(power(key_dim), features, 16, 16, 4, 1)
+    if key_dim > 16:
+        return Blocks(power(key_dim), features, 64, min(32, power(value_dim)), 8, 2)
     return Blocks(power(key_dim), features, 64, min(64, power(value_dim)), 4, 2)
+
+
+def backward_blocks(key_dim: int, value_dim: int, dtype: torch.dtype) -> Blocks:
+    """The sizes for the gradient; a program takes all values, since a key's gradient sums over them."""
+    chunk = 16 if dtype == torch.float32 else 32
+    return Blocks(power(key_dim), feature_blocks(key_dim), chunk, power(value_dim), 8, 1)
 
 
 def segment_tokens(programs: int, tokens: int, processors: int, chunk: int) -> int | None:

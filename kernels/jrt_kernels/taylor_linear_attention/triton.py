@@ -1,32 +1,36 @@
 """Taylor linear attention on a GPU: Triton kernels for reading, for training and for one token.
 
-The kernels are in triton_forward.py (and how features are made in triton_features.py), their sizes in
-schedule.py. The sequences of a pack are not looked at by the host: nothing waits for the device.
+The kernels are in triton_forward.py and triton_backward.py (how features are made in triton_features.py),
+their sizes in schedule.py, what is around them in triton_launch.py. The host does not look at the sequences
+of a pack: nothing waits for the device.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from jrt_kernels.packed import bounds
 from jrt_kernels.registry import Unsupported
 from jrt_kernels.taylor_linear_attention import schedule
 from jrt_kernels.taylor_linear_attention.features import feature_count
-from jrt_kernels.taylor_linear_attention.triton_forward import (
-    segment_starts,
-    taylor_forward,
-    taylor_step,
+from jrt_kernels.taylor_linear_attention.triton_forward import taylor_step
+from jrt_kernels.taylor_linear_attention.triton_launch import (
+    Sequences,
+    State,
+    allocate,
+    backward,
+    check,
+    forward,
+    log_decay,
+    rows,
+    sequences,
+    wants_gradient,
+    whole_state,
 )
-
-State = tuple[Tensor, Tensor]
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def taylor_linear_attention(
@@ -47,88 +51,6 @@ def taylor_linear_attention(
     if q.shape[1] == 1 and cu_seqlens is None and not wants_gradient(q, k, v, decay, *(initial_state or ())):
         return step(q, k, v, initial_state, decay=decay)
     return read(q, k, v, decay=decay, initial_state=initial_state, cu_seqlens=cu_seqlens)
-
-
-def check(op: str, q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> None:
-    """Raises Unsupported, with the reason, for what the kernels cannot do."""
-    given = (q, k, v, *more)
-    if any(x.dtype not in DTYPES for x in given):
-        raise Unsupported(f"{op}: triton computes in fp32, bf16 or fp16; take the backend torch for fp64")
-    if any(not x.is_cuda for x in given) and not triton.knobs.runtime.interpret:
-        raise Unsupported(f"{op}: triton's kernels run on a GPU; take the backend numba or torch on a CPU")
-    if q.shape[-1] > schedule.LARGEST_KEYS or v.shape[-1] > schedule.LARGEST_VALUES:
-        raise Unsupported(
-            f"{op}: triton's kernels hold a state of up to {schedule.LARGEST_KEYS} keys and "
-            f"{schedule.LARGEST_VALUES} values, not {q.shape[-1]} and {v.shape[-1]}; take the backend torch"
-        )
-
-
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd records what is done to one of these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def processors(device: torch.device) -> int:
-    """The multiprocessors of a GPU; 1 for the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def allocate(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Memory for something a kernel writes whole."""
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
-
-
-def rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x (B, T, H, X) as the kernels read it, each head's values side by side. No copy where that is so."""
-    x = x.to(dtype)
-    return x if x.shape[-1] == 1 or x.stride(-1) == 1 else x.contiguous()
-
-
-def log_decay(decay: Tensor | None) -> Tensor | None:
-    """log2 of the decay (H,) in fp32; a decay of 0 stays finite."""
-    return None if decay is None else decay.float().log2().clamp(min=-126).contiguous()
-
-
-def whole_state(state: State | None) -> tuple[Tensor | None, Tensor | None]:
-    """A state as the kernels read it: fp32, contiguous."""
-    return (None, None) if state is None else (state[0].float().contiguous(), state[1].float().contiguous())
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """N sequences of tokens, as rows of a batch or in a pack, and how many tokens of each count."""
-
-    count: int
-    tokens: int  # of a row, or of the pack
-    marks: Tensor | None = None  # (N + 1,), the bounds in a pack
-    lengths: Tensor | None = None  # (N,)
-
-    def slots(self, segment: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """(slots,) the sequence of each slot of `segment` tokens, (N + 1,) the first slot of each sequence.
-
-        A sequence has at least one slot. In a pack the slots are as many as the tokens may need; those that
-        are left over come after the last one's and have no tokens.
-        """
-        if self.marks is None:
-            each = max(1, -(-self.tokens // segment))
-            first = torch.arange(self.count + 1, device=device) * each
-            total = self.count * each
-        else:
-            marks = self.marks.clamp(0, self.tokens)
-            needed = ((marks.diff() + segment - 1) // segment).clamp(min=1)
-            first = torch.nn.functional.pad(needed.cumsum(0), (1, 0))
-            total = self.tokens // segment + self.count
-        rows = torch.searchsorted(first[1:], torch.arange(total, device=device), right=True)
-        return rows.clamp(max=self.count - 1).int(), first.int()
-
-
-def sequences(x: Tensor, cu_seqlens: Tensor | None) -> Sequences:
-    """The sequences of x (B, T, ...). Raises ValueError for bounds that do not fit, if a CPU holds them."""
-    if cu_seqlens is None:
-        return Sequences(x.shape[0], x.shape[1])
-    if cu_seqlens.device.type == "cpu":
-        bounds(cu_seqlens, x.shape[1])
-    return Sequences(len(cu_seqlens) - 1, x.shape[1], cu_seqlens.to(x.device).contiguous())
 
 
 def read(
@@ -152,123 +74,59 @@ def read(
         lengths = None if encoder_lengths is None else encoder_lengths.to(v.device).contiguous()
         encoder = replace(sequences(k_enc, cu_seqlens), lengths=lengths)
     kv, ksum = whole_state(initial_state)
-    rates = log_decay(decay)
-    o, _, state = forward(q, k, v, k_enc, v_enc, rates, (kv, ksum), own, encoder)
-    return o, state
+    if wants_gradient(decay):
+        raise Unsupported(
+            "taylor_linear_attention: triton has no gradient of the decay; take the backend torch"
+        )
+    args = (q, k, v, k_enc, v_enc, *whole_state(initial_state), log_decay(decay), own, encoder)
+    o, kv, ksum = Reading.apply(*args) if wants_gradient(*args[:7]) else _read(False, *args)[:3]
+    return o, (kv, ksum)
 
 
-def forward(
+def _read(
+    keep: bool,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     k_enc: Tensor | None,
     v_enc: Tensor | None,
+    kv: Tensor | None,
+    ksum: Tensor | None,
     rates: Tensor | None,
-    state: Sequence[Tensor | None],
     own: Sequences,
     encoder: Sequences | None,
-    keep: bool = False,
-) -> tuple[Tensor, Tensor | None, State]:
-    """The output (B, T, H, V), with `keep` the denominators (B, T, H), the end state."""
-    batch, tokens, heads, value_dim = v.shape
-    o = allocate(v, *v.shape)
-    den = allocate(v, batch, tokens, heads, dtype=torch.float32) if keep else None
-    blocks = schedule.forward_blocks(q.shape[-1], value_dim, v.dtype)
-    sizes = constants(q.shape[-1], value_dim, blocks)
-    programs = own.count * heads * -(-value_dim // blocks.values)
-    longest = -(-own.tokens // own.count) if own.marks is not None else own.tokens
-    segment = schedule.segment_tokens(programs, longest, processors(v.device), blocks.chunk)
-    if segment is None:
-        end = launch(q, k, v, k_enc, v_enc, o, den, rates, state, own, encoder, sizes)
-        return o, den, end
-    slots = own.slots(segment, v.device)
-    parts = launch(None, k, v, None, None, None, None, rates, (None, None), own, None, sizes, segment, slots)
-    before: Sequence[Tensor | None] = (None, None)
-    enc_first = None
-    if encoder is not None:
-        assert k_enc is not None and v_enc is not None
-        enc_slots = encoder.slots(segment, v.device)
-        before = launch(
-            None,
-            k_enc,
-            v_enc,
-            None,
-            None,
-            None,
-            None,
-            None,
-            (None, None),
-            encoder,
-            None,
-            sizes,
-            segment,
-            enc_slots,
-        )
-        enc_first = enc_slots[1]
-    starts = allocate(parts[0], *parts[0].shape), allocate(parts[1], *parts[1].shape)
-    features = feature_count(q.shape[-1])
-    segment_starts[(own.count * heads, triton.cdiv(features, 16))](
-        *parts, *starts, *state, *before, rates, slots[1], enc_first, heads, value_dim, segment,
-        FEATURES=features, ROWS=16, BV=schedule.power(value_dim),
-    )  # fmt: skip
-    return o, den, launch(q, k, v, None, None, o, den, rates, starts, own, None, sizes, segment, slots)
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The output, the end state's two parts, with `keep` the denominators."""
+    o, den, end = forward(q, k, v, k_enc, v_enc, rates, (kv, ksum), own, encoder, keep)
+    return o, *end, den
 
 
-def launch(
-    q: Tensor | None,
-    k: Tensor,
-    v: Tensor,
-    k_enc: Tensor | None,
-    v_enc: Tensor | None,
-    o: Tensor | None,
-    den: Tensor | None,
-    rates: Tensor | None,
-    state: Sequence[Tensor | None],
-    own: Sequences,
-    encoder: Sequences | None,
-    sizes: dict[str, Any],
-    segment: int = 0,
-    slots: tuple[Tensor, Tensor] | None = None,
-) -> State:
-    """`taylor_forward` over all slots: fills o and den, returns the states it writes."""
-    heads, value_dim, key_dim = v.shape[2], v.shape[3], k.shape[3]
-    count = own.count if slots is None else len(slots[0])
-    states = count if q is None else own.count
-    features = feature_count(key_dim)
-    kv = allocate(v, states, heads, features, value_dim, dtype=torch.float32)
-    ksum = allocate(v, states, heads, features, dtype=torch.float32)
-    grid = (count * triton.cdiv(value_dim, sizes["BV"]) * heads,)
-    if grid[0]:
-        taylor_forward[grid](
-            q, k, v, k_enc, v_enc, o, den, rates, *state, kv, ksum,
-            own.marks, own.lengths if encoder is None else encoder.lengths, *(slots or (None, None)),
-            *strides(q), *strides(k), *strides(v), *strides(k_enc), *strides(v_enc),
-            own.tokens, 0 if encoder is None else encoder.tokens, heads, value_dim, segment,
-            **sizes,
-        )  # fmt: skip
-    return kv, ksum
+class Reading(torch.autograd.Function):
+    """`_read`, with a gradient for all tensors but the decay."""
 
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        o, kv, ksum, den = _read(True, *args)
+        ctx.save_for_backward(*args[:8], o, den)
+        ctx.sequences = args[8:]
+        ctx.set_materialize_grads(False)
+        return o, kv, ksum
 
-def strides(x: Tensor | None) -> tuple[int, ...]:
-    """The strides of rows, tokens and heads."""
-    return (0, 0, 0) if x is None else x.stride()[:3]
-
-
-def constants(key_dim: int, value_dim: int, blocks: schedule.Blocks) -> dict[str, Any]:
-    """What `taylor_forward` is compiled for."""
-    return {
-        "K": key_dim,
-        "KP": blocks.keys,
-        "F1": blocks.features[0],
-        "F2": blocks.features[1],
-        "C": blocks.chunk,
-        "BV": blocks.values,
-        "POWER": 2.0 ** -round(math.log2(key_dim)),
-        "FULL": value_dim % blocks.values == 0,
-        "PRECISION": "ieee",
-        "num_warps": blocks.warps,
-        "num_stages": blocks.stages,
-    }
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_o: Tensor | None, d_kv: Tensor | None, d_ksum: Tensor | None) -> Any:
+        *given, o, den = ctx.saved_tensors
+        q, k, v, k_enc, v_enc, kv, ksum, rates = given
+        own, encoder = ctx.sequences
+        grad = torch.zeros_like(o) if d_o is None else d_o.contiguous()
+        end: tuple[Tensor | None, Tensor | None] = (None, None)
+        if d_kv is not None or d_ksum is not None:
+            shape = (own.count, v.shape[2], feature_count(k.shape[3]))
+            empty = v.new_zeros(*shape, v.shape[3], dtype=torch.float32) if d_kv is None else d_kv
+            sums = v.new_zeros(shape, dtype=torch.float32) if d_ksum is None else d_ksum
+            end = empty.contiguous(), sums.contiguous()
+        grads = backward(q, k, v, k_enc, v_enc, rates, (kv, ksum), own, encoder, o, den, grad, end)
+        return *grads, None, None, None
 
 
 def step(

@@ -44,13 +44,12 @@ def key_weights(FIRST: tl.constexpr, K: tl.constexpr, F: tl.constexpr):
 
 
 @triton.jit
-def units(FIRST: tl.constexpr, K: tl.constexpr, F: tl.constexpr, LINEAR: tl.constexpr):
-    """(F,) what the first and the second factor are besides columns of x: 1 and 1 for the constant, 0 and
-    `LINEAR` for the linear features."""
+def units(FIRST: tl.constexpr, K: tl.constexpr, F: tl.constexpr, WEIGHT: tl.constexpr):
+    """(F,) `WEIGHT` for the linear features, else 0; 1 for the constant, else 0."""
     f = FIRST + tl.arange(0, F)
     products: tl.constexpr = K * (K + 1) // 2
-    first = tl.where(f == products + K, 1.0, 0.0)
-    return first, tl.where((f >= products) & (f < products + K), LINEAR, first)
+    linear = tl.where((f >= products) & (f < products + K), WEIGHT, 0.0)
+    return linear, tl.where(f == products + K, 1.0, 0.0)
 
 
 @triton.jit
@@ -71,11 +70,11 @@ def key_features(
     """kt (KP, C) -> (F, C) in fp32: the features of keys, without weights, tokens along the columns."""
     a = product(pick_a, kt, None, PRECISION)
     b = product(pick_b, kt, None, PRECISION)
+    phi = a * b
     if FIRST + F > K * (K + 1) // 2:
-        first, second = units(FIRST, K, F, 1.0)
-        a += first[:, None]
-        b += second[:, None]
-    return a * b
+        linear, one = units(FIRST, K, F, 1.0)
+        phi += a * linear[:, None] + one[:, None]
+    return phi
 
 
 @triton.jit
@@ -103,17 +102,14 @@ def query_features(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """q (C, KP) -> (C, F) in fp32: the features of queries, with the weights of both sides."""
-    products: tl.constexpr = K * (K + 1) // 2
     a = product(q, pick_a, None, PRECISION)
     b = product(q, pick_b, None, PRECISION)
-    if products < FIRST + F:
-        first, second = units(FIRST, K, F, K**-0.5)
-        a += first[None, :]
-        b += second[None, :]
     phi = a * b
-    if K * POWER != 1:  # the rest of the products' weight
-        f = FIRST + tl.arange(0, F)
-        phi *= tl.where(f < products, 1 / (K * POWER), 1.0)[None, :]
+    if K * POWER != 1:
+        phi *= 1 / (K * POWER)  # the rest of the products' weight
+    if FIRST + F > K * (K + 1) // 2:
+        linear, one = units(FIRST, K, F, K**-0.5)
+        phi += a * linear[None, :] + one[None, :]
     return phi
 
 

@@ -5,7 +5,7 @@ of the encoder first. Within a chunk weights come from the scores, 1 + s + s^2 /
 through the features of the queries. Nothing but the output and the end state is written.
 
 N sequences, H heads, T tokens, C tokens of a chunk, K key dim, V value dim, BV values of one program, FT
-features, F1 + F2 the same in two blocks (powers of two).
+features, F1 + F2 + F3 the same in three blocks (powers of two).
 """
 
 from __future__ import annotations
@@ -27,37 +27,50 @@ from jrt_kernels.taylor_linear_attention.triton_features import (
 @triton.jit
 def load_rows(base, at, stride, rows, columns, live, WIDTH, FULL: tl.constexpr):
     """Rows at .. at + C of (T, WIDTH) at `base`, 0 where `live` is not or beyond WIDTH: (C, columns)."""
-    pointers = base + tl.cast(at, tl.int64) * stride + (rows[:, None] * stride + columns[None, :])
+    pointers = base + (tl.cast(at + rows, tl.int64) * stride)[:, None] + columns[None, :]
     if FULL:
         return tl.load(pointers, live[:, None], other=0.0)
     return tl.load(pointers, live[:, None] & (columns < WIDTH)[None, :], other=0.0)
 
 
 @triton.jit
-def add_chunk(
-    s1, z1, s2, z2, kt, v, a1, b1, a2, b2, short,
-    K: tl.constexpr, F1: tl.constexpr, F2: tl.constexpr, PRECISION: tl.constexpr,
+def add_block(
+    s, z, kt, v, a, b, short, FIRST: tl.constexpr, K: tl.constexpr, F: tl.constexpr, PRECISION: tl.constexpr
+):
+    """One block of the state, s (F, BV) and z (F,), after a chunk kt (KP, C), v (C, BV); `short` tokens of
+    the C are none, their k and v 0."""
+    phi = key_features(kt, a, b, FIRST, K, F, PRECISION)
+    z += tl.sum(phi, 1)
+    constant: tl.constexpr = K * (K + 1) // 2 + K
+    if constant < FIRST + F:  # the constant of a token that is none is 1 too: it must not count
+        z -= tl.where(FIRST + tl.arange(0, F) == constant, short, 0.0)
+    return product(phi.to(v.dtype), v, s, PRECISION), z
+
+
+@triton.jit
+def read_block(
+    sums, total, s, z, q, a, b, count, FIRST: tl.constexpr, K: tl.constexpr, F: tl.constexpr,
+    POWER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The state after a chunk kt (KP, C), v (C, BV); `short` tokens of the C are none, their k and v 0."""
-    phi = key_features(kt, a1, b1, 0, K, F1, PRECISION)
-    z1 += tl.sum(phi, 1)
-    s1 = product(phi.to(v.dtype), v, s1, PRECISION)
-    phi = key_features(kt, a2, b2, F1, K, F2, PRECISION)
-    # The constant of a token that is none is 1 too: it must not count.
-    constant = F1 + tl.arange(0, F2) == K * (K + 1) // 2 + K
-    z2 += tl.sum(phi, 1) - tl.where(constant, short, 0.0)
-    s2 = product(phi.to(v.dtype), v, s2, PRECISION)
-    return s1, z1, s2, z2
+    """What one block of the state gives the queries (C, KP): added to sums (C, BV), over `count`, and to
+    total (C,)."""
+    phi = query_features(q, a, b, FIRST, K, F, POWER, PRECISION)
+    total += tl.sum(phi * z[None, :], 1)
+    if q.dtype == tl.float16:
+        s *= 1 / count  # a tensor's division is many instructions
+    return product(phi.to(q.dtype), s.to(q.dtype), sums, PRECISION), total
 
 
 @triton.jit
 def twice(a, b, acc, PRECISION: tl.constexpr):
     """acc + a @ b for fp32 a and half-precision b: a rounded, and what that lost, rounded."""
-    high = a.to(b.dtype)
-    acc = product(high, b, acc, PRECISION)
-    if b.dtype != tl.float32:
-        acc = product((a - high.to(tl.float32)).to(b.dtype), b, acc, PRECISION)
-    return acc
+    if b.dtype == tl.float32:
+        return product(a, b, acc, PRECISION)
+    else:
+        # Cut off by its bits: rounding to bf16 and back takes three times the instructions.
+        high = (a.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+        acc = product(high.to(b.dtype), b, acc, PRECISION)
+        return product((a - high).to(b.dtype), b, acc, PRECISION)
 
 
 @triton.jit
@@ -85,8 +98,8 @@ def taylor_forward(
     q, k, v, ke, ve, o, den, rates, s_in, z_in, s_out, z_out, marks, lengths, slot_rows, first_slots,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, ke_b, ke_t, ke_h, ve_b, ve_t, ve_h,
     T, E, H, V, segment,
-    K: tl.constexpr, KP: tl.constexpr, F1: tl.constexpr, F2: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
-    POWER: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+    K: tl.constexpr, KP: tl.constexpr, F1: tl.constexpr, F2: tl.constexpr, F3: tl.constexpr,
+    C: tl.constexpr, BV: tl.constexpr, POWER: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program for each slot, block of values and head (the head runs fastest).
 
@@ -124,9 +137,11 @@ def taylor_forward(
     features: tl.constexpr = K * (K + 1) // 2 + K + 1
     a1, b1 = key_selection(0, K, KP, F1, dtype)
     a2, b2 = key_selection(F1, K, KP, F2, dtype)
+    a3, b3 = key_selection(F1 + F2, K, KP, F3, dtype)
     which = tl.cast(slot * H + head, tl.int64) * features
     s1, z1 = load_state(s_in, z_in, which, columns, V, 0, K, F1, BV)
     s2, z2 = load_state(s_in, z_in, which, columns, V, F1, K, F2, BV)
+    s3, z3 = load_state(s_in, z_in, which, columns, V, F1 + F2, K, F3, BV)
 
     if ke is not None:
         ke += origin(marks, n, start, head, ke_b, ke_t, ke_h)
@@ -136,9 +151,9 @@ def taylor_forward(
             kt = tl.trans(load_rows(ke, t, ke_t, rows, keys, live, K, K == KP))
             values = load_rows(ve, t, ve_t, rows, columns, live, V, FULL)
             short = tl.cast(tl.maximum(t + C - region, 0), tl.float32)
-            s1, z1, s2, z2 = add_chunk(
-                s1, z1, s2, z2, kt, values, a1, b1, a2, b2, short, K, F1, F2, PRECISION
-            )
+            s1, z1 = add_block(s1, z1, kt, values, a1, b1, short, 0, K, F1, PRECISION)
+            s2, z2 = add_block(s2, z2, kt, values, a2, b2, short, F1, K, F2, PRECISION)
+            s3, z3 = add_block(s3, z3, kt, values, a3, b3, short, F1 + F2, K, F3, PRECISION)
 
     k += origin(marks, n, start, head, k_b, k_t, k_h)
     v += origin(marks, n, start, head, v_b, v_t, v_h)
@@ -147,6 +162,7 @@ def taylor_forward(
         o += origin(marks, n, start, head, tl.cast(T, tl.int64) * H * V, H * V, V)
         qa1, qb1 = query_selection(0, K, KP, F1, POWER, dtype)
         qa2, qb2 = query_selection(F1, K, KP, F2, POWER, dtype)
+        qa3, qb3 = query_selection(F1 + F2, K, KP, F3, POWER, dtype)
         if den is not None:
             den += origin(marks, n, start, head, tl.cast(T, tl.int64) * H, H, 1)
     rate = 0.0
@@ -162,21 +178,25 @@ def taylor_forward(
             queries = load_rows(q, t, q_t, rows, keys, live, K, K == KP)
             count = 1.0
             if dtype == tl.float16:  # a sum over many tokens leaves its range; a mean does not
-                count = tl.sum(tl.where(F1 + tl.arange(0, F2) == features - 1, z2, 0.0), 0)
+                count = tl.sum(tl.where(F1 + F2 + tl.arange(0, F3) == features - 1, z3, 0.0), 0)
                 count = tl.maximum(count, 1.0)
-            phi = query_features(queries, qa1, qb1, 0, K, F1, POWER, PRECISION)
-            total = tl.sum(phi * z1[None, :], 1)
             sums = tl.zeros((C, BV), tl.float32)
-            sums = product(phi.to(dtype), (s1 / count).to(dtype), sums, PRECISION)
-            phi = query_features(queries, qa2, qb2, F1, K, F2, POWER, PRECISION)
-            total += tl.sum(phi * z2[None, :], 1)
-            sums = product(phi.to(dtype), (s2 / count).to(dtype), sums, PRECISION)
+            total = tl.zeros((C,), tl.float32)
+            sums, total = read_block(
+                sums, total, s1, z1, queries, qa1, qb1, count, 0, K, F1, POWER, PRECISION
+            )
+            sums, total = read_block(
+                sums, total, s2, z2, queries, qa2, qb2, count, F1, K, F2, POWER, PRECISION
+            )
+            sums, total = read_block(
+                sums, total, s3, z3, queries, qa3, qb3, count, F1 + F2, K, F3, POWER, PRECISION
+            )
             if dtype == tl.float16:
                 sums *= count
             if rates is not None:
                 sums *= tl.exp2(rate * (rows + 1))[:, None]
-            scores = product(queries, kt, None, PRECISION) * K**-0.5
-            weights = scores * (scores * 0.5 + 1) + 1
+            scores = product(queries, kt, None, PRECISION)
+            weights = scores * (scores * (0.5 / K) + K**-0.5) + 1
             weights = tl.where(rows[:, None] >= rows[None, :], weights, 0.0)
             total += tl.sum(weights, 1)
             if rates is not None:
@@ -184,17 +204,20 @@ def taylor_forward(
             # Most weights are near 1, where rounding is coarsest: alone it would cost half as much again as
             # rounding the output.
             sums = twice(weights, values, sums, PRECISION)
-            pointers = o + tl.cast(t, tl.int64) * H * V + (rows[:, None] * (H * V) + columns[None, :])
+            pointers = o + (tl.cast(t + rows, tl.int64) * (H * V))[:, None] + columns[None, :]
             mask = live[:, None] & (columns < V)[None, :]
-            tl.store(pointers, (sums / total[:, None]).to(o.dtype.element_ty), mask)
+            tl.store(pointers, (sums * (1 / total)[:, None]).to(o.dtype.element_ty), mask)
             if den is not None:
                 tl.store(den + tl.cast(t + rows, tl.int64) * H, total, live & (rows * 0 + block == 0))
         if rates is not None:
             s1 *= tl.exp2(rate * (C - short))
             s2 *= tl.exp2(rate * (C - short))
+            s3 *= tl.exp2(rate * (C - short))
             left = tl.maximum(C - 1 - short - rows, 0.0)
             values = (values.to(tl.float32) * tl.exp2(rate * left)[:, None]).to(dtype)
-        s1, z1, s2, z2 = add_chunk(s1, z1, s2, z2, kt, values, a1, b1, a2, b2, short, K, F1, F2, PRECISION)
+        s1, z1 = add_block(s1, z1, kt, values, a1, b1, short, 0, K, F1, PRECISION)
+        s2, z2 = add_block(s2, z2, kt, values, a2, b2, short, F1, K, F2, PRECISION)
+        s3, z3 = add_block(s3, z3, kt, values, a3, b3, short, F1 + F2, K, F3, PRECISION)
 
     if s_out is not None:
         last = stop >= 0
@@ -205,6 +228,7 @@ def taylor_forward(
         if last:
             store_state(s_out, z_out, which, s1, z1, columns, V, block, 0, K, F1)
             store_state(s_out, z_out, which, s2, z2, columns, V, block, F1, K, F2)
+            store_state(s_out, z_out, which, s3, z3, columns, V, block, F1 + F2, K, F3)
 
 
 @triton.jit
