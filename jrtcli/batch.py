@@ -61,6 +61,7 @@ class BatchSettings:
     device: str = "auto"
     dtype: str = "auto"
     backend: str = "auto"
+    weights: str = "auto"
     template: str | None = None
     reads: int | None = None
     most_reads: int | None = None
@@ -91,6 +92,7 @@ def run_key(settings: BatchSettings, reader: Reader) -> dict[str, Any]:
         "temperature": settings.temperature,
         "seed": settings.seed,
         "dtype": loaded.dtype,
+        **({} if loaded.weights == "auto" else {"weights": loaded.weights}),
     }
 
 
@@ -113,6 +115,7 @@ class Answerer:
             device=settings.device,
             dtype=settings.dtype,
             backend=settings.backend,
+            weights=settings.weights,
             revision=settings.revision,
             tokenizer=settings.tokenizer,
         )

@@ -19,12 +19,14 @@ from jrtcli.detection import detect, family_of
 from jrtcli.errors import CheckpointError, JrtError, UsageError
 from jrtcli.known import Known
 from jrtcli.models import architecture
-from jrtcli.placement import resolve_backend, resolve_device, resolve_dtype
+from jrtcli.placement import resolve_backend, resolve_device, resolve_dtype, resolve_weights
 from jrtcli.tokens import Tokenizer, load_tokenizer
 from jrtcli.vocabulary import PATTERNS
 from jrtcli.weights import FORMS, fingerprint, read_json, read_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from jrtcli.models.base import RecurrentLM
 
 DEFAULT_TEMPLATE = "cqcq"
@@ -116,13 +118,23 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class Loaded(Located):
-    """A model ready to run on `device` ("cpu", "cuda:0") in `dtype` ("float32") with kernels of `backend`."""
+    """A model ready to run on `device` ("cpu", "cuda:0") in `dtype` ("float32") with kernels of `backend`.
+
+    weights: "int8" where its large matrices are that, else "auto". dtype_reason: why auto meant this dtype.
+    """
 
     model: RecurrentLM
     identity: Identity
     device: str
     dtype: str
     backend: str
+    weights: str = "auto"
+    dtype_reason: str = "asked for"
+
+    @property
+    def numbers(self) -> str:
+        """What it computes with, for a report: "float32", "int8 weights, float32"."""
+        return f"{self.weights} weights, {self.dtype}" if self.weights != "auto" else self.dtype
 
     def _read_tokenizer(self) -> Tokenizer:
         """Raises CheckpointError also where it has more tokens than the model has rows."""
@@ -152,13 +164,15 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
+    weights: str = "auto",
     revision: str | None = None,
     tokenizer: str | Path | None = None,
 ) -> Loaded:
     """The model of a folder, a short name (jrtcli.known) or a hub id, downloaded where necessary.
 
-    device: auto (a GPU if there is one), cpu, cuda, cuda:N. dtype: auto (float32; bfloat16 on a GPU),
-    float32, bfloat16, float16. backend: auto (jrt_kernels.registry.choose) or its name. revision: branch,
+    device: auto (a GPU if there is one), cpu, cuda, cuda:N. dtype: auto (float32; bfloat16 on a GPU, and on a
+    CPU that has instructions for it where the weights are stored so), float32, bfloat16, float16. backend:
+    auto (jrt_kernels.registry.choose) or its name. weights: auto, or int8 (on a CPU). revision: branch,
     tag or commit of a hub checkpoint. tokenizer: a folder, file, family or hub id, not the checkpoint's own.
     Raises CheckpointError for what cannot be found, read, or does not fit its architecture; UsageError for a
     device, dtype or backend that does not exist.
@@ -166,10 +180,12 @@ def load(
     import torch
 
     device = resolve_device(device)
-    dtype = resolve_dtype(dtype, device)
+    kept = resolve_weights(weights, device)
+    named = resolve_dtype(dtype, device)
     located = locate(name_or_folder, revision=revision, tokenizer=tokenizer)
-    weights = read_weights(located.folder)
-    kind = detect(located.config, weights, located.folder)
+    tensors = read_weights(located.folder)
+    dtype, reason = (named, "asked for") if dtype != "auto" else _own_dtype(tensors, device, named)
+    kind = detect(located.config, tensors, located.folder)
     for key in ("n_layer", "num_hidden_layers"):
         if isinstance(layers := located.config.get(key), int) and layers > MAX_LAYERS:
             # Building them would take all memory before a single missing key is noticed.
@@ -177,7 +193,7 @@ def load(
     backend = resolve_backend(backend, kind, device)
     try:
         model = architecture(kind).from_checkpoint(
-            located.config, weights, backend=backend, dtype=getattr(torch, dtype), device=device
+            located.config, tensors, backend=backend, dtype=getattr(torch, dtype), device=device
         )
     except torch.OutOfMemoryError as error:
         raise CheckpointError(
@@ -201,6 +217,8 @@ def load(
             f"{located.folder}: its config.json and weights make no {kind} model ({reason})"
         ) from error
     model.eval()
+    if kept == "int8":
+        model.quantize()
     if device.startswith("cuda"):
         model.prefill_tokens = GPU_PREFILL_TOKENS
     identity = Identity(
@@ -209,11 +227,35 @@ def load(
         revision=located.revision,
         architecture=kind,
         parameters=sum(p.numel() for p in model.parameters()),
-        weights_sha256=fingerprint(weights),
+        weights_sha256=fingerprint(tensors),
     )
     return Loaded(
-        **vars(located), model=model, identity=identity, device=device, dtype=dtype, backend=backend
+        **vars(located),
+        model=model,
+        identity=identity,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        weights=kept,
+        dtype_reason=reason,
     )
+
+
+def _own_dtype(weights: Mapping[str, Tensor], device: str, usual: str) -> tuple[str, str]:
+    """What `auto` means for these weights, and why: `usual` for the device, but bf16 weights as they are
+    where a CPU multiplies them."""
+    import torch
+
+    from jrtcli.models.linear import multiplies_bf16
+
+    if device != "cpu":
+        return usual, f"the default on {device}"
+    large = [w for w in weights.values() if w.dim() == 2 and w.is_floating_point()]
+    if not large or any(w.dtype != torch.bfloat16 for w in large):
+        return usual, "exact for weights that are not bfloat16"
+    if multiplies_bf16():
+        return "bfloat16", "the weights are stored so, and this processor multiplies them"
+    return usual, "the weights are bfloat16, which this processor does not multiply"
 
 
 def locate(

@@ -52,13 +52,16 @@ class Backend:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts. gpus: names with memory in bytes. install: one command for what is missing, or None."""
+    """The facts. gpus: names with memory in bytes. bfloat16: what the processor does with weights of it.
+    install: one command for what is missing, or None.
+    """
 
     python: str
     platform: str
     torch: str
     processor: str
     features: tuple[str, ...]
+    bfloat16: str
     cores: int
     threads: int
     gpus: tuple[tuple[str, int], ...]
@@ -91,6 +94,7 @@ def inspect() -> Machine:
         torch=torch.__version__,
         processor=model,
         features=features,
+        bfloat16=_bfloat16(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         gpus=tuple(gpus),
@@ -100,6 +104,15 @@ def inspect() -> Machine:
         backends=tuple(_backend(name, device) for name in ARCHITECTURES),
         install=install_command(packages, has_gpu=bool(gpus)),
     )
+
+
+def _bfloat16() -> str:
+    """What `--dtype auto` does on this CPU with weights that are stored in bfloat16, and why."""
+    from jrtcli.models.linear import multiplies_bf16
+
+    if multiplies_bf16():
+        return "multiplied by this processor: weights stored so are used in place"
+    return "not multiplied by this processor: weights stored so are widened to float32"
 
 
 def install_command(packages: tuple[Package, ...], *, has_gpu: bool) -> str | None:

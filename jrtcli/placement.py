@@ -8,6 +8,7 @@ DTYPES = {
     "float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16",
     "float16": "float16", "fp16": "float16", "half": "float16",
 }  # fmt: skip
+WEIGHTS = ("auto", "int8")
 
 
 def resolve_device(device: str) -> str:
@@ -43,6 +44,15 @@ def resolve_dtype(dtype: str, device: str) -> str:
     if name is None:
         raise UsageError(f"there is no dtype {dtype!r}: take auto, float32, bfloat16 or float16")
     return name
+
+
+def resolve_weights(weights: str, device: str) -> str:
+    """ "auto" (in the model's dtype) or "int8" -> the same, where `device` can do it. Raises UsageError."""
+    if weights not in WEIGHTS:
+        raise UsageError(f"there are no --weights {weights!r}: take {' or '.join(WEIGHTS)}")
+    if weights == "int8" and device != "cpu":
+        raise UsageError(f"--weights int8 runs on a CPU, not on {device}: take --dtype bfloat16 there")
+    return weights
 
 
 def resolve_backend(backend: str, kind: str, device: str) -> str:

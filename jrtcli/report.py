@@ -113,7 +113,13 @@ def row(report: Report, *, id: str) -> dict[str, Any]:
             "tokenizer_sha256": loaded.tokenizer.hash,
             "context_tokens": loaded.context_tokens,
         },
-        "machine": {"device": loaded.device, "dtype": loaded.dtype, "backend": loaded.backend},
+        "machine": {
+            "device": loaded.device,
+            "dtype": loaded.dtype,
+            "dtype_reason": loaded.dtype_reason,
+            "weights": loaded.weights,
+            "backend": loaded.backend,
+        },
         "warnings": list(report.warnings),
         "jrt": __version__,
     }

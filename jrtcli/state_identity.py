@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class StateIdentity:
     """Everything that must be the same for a state to be what a fresh reading gives.
 
+    weights: int8, or auto for those of `dtype`, as in files written before there was a choice.
+
     checkpoint: its name; revision: the commit of a hub snapshot. dtype: what the model computes in.
     template_sha256: of its parts, not of its name. window: tokens of a passage, 0 for none. part: which of
     the prompt's readings were read. tokens: of all passages together. state_dtype: of the floating tensors in
@@ -45,6 +47,7 @@ class StateIdentity:
     ids_sha256: str
     state_dtype: str
     jrt: str
+    weights: str = "auto"
 
     @property
     def key(self) -> str:
@@ -56,6 +59,8 @@ class StateIdentity:
         """Of what `dataclasses.asdict` gave. Raises TypeError, KeyError for anything else."""
         checked: dict[str, Any] = {}
         for field in fields(cls):
+            if field.name == "weights" and field.name not in values:
+                continue
             value = values[field.name]
             wanted = int if field.type == "int" else str
             if not (isinstance(value, wanted) or (value is None and field.name == "revision")):
@@ -87,6 +92,7 @@ _SAID = {
     "config_sha256": ("config.json", ""),
     "tokenizer_sha256": ("tokenizer", "name that one with --tokenizer"),
     "dtype": ("dtype", "take that one with --dtype"),
+    "weights": ("kind of weights", "take that one with --weights"),
     "template": ("template", "take that one with --template"),
     "template_sha256": ("content of the template", ""),
     "reads": ("readings", "take so many with --reads"),
@@ -118,6 +124,7 @@ def model_facts(loaded: Loaded) -> dict[str, Any]:
         "config_sha256": _sha256(config.encode()),
         "tokenizer_sha256": loaded.tokenizer.hash,
         "dtype": loaded.dtype,
+        "weights": loaded.weights,
     }
 
 

@@ -87,6 +87,7 @@ def ask(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Answer questions about documents with a recurrent model, and report how well it recalled.
@@ -121,6 +122,7 @@ def ask(
     if about is not None:
         model, revision = of_state(about) if model is None else (model, revision)
         dtype = about.identity.dtype if dtype == "auto" else dtype
+        weights = about.identity.weights if weights == "auto" else weights
         window = about.identity.window if window is None else window
         if chosen is None:
             chosen = about.order
@@ -131,6 +133,7 @@ def ask(
         device=device,
         dtype=dtype,
         backend=backend,
+        weights=weights,
         revision=revision,
         tokenizer=tokenizer,
     )

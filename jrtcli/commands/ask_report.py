@@ -116,7 +116,7 @@ def _state(reading: Reading, answer: Answer, *, many: bool = False) -> str:
 def _model(report: Report) -> str:
     loaded = report.loaded
     about = f"{loaded.identity.architecture}, {size(loaded.identity.parameters)} parameters"
-    return f"{loaded.identity.name} ({about}) · {loaded.device} · {loaded.dtype} · {loaded.backend}"
+    return f"{loaded.identity.name} ({about}) · {loaded.device} · {loaded.numbers} · {loaded.backend}"
 
 
 def comparison(console: Console, reports: Sequence[Report]) -> None:

@@ -74,6 +74,7 @@ def batch(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Answer the rows of a jsonl file, many at once.
@@ -105,6 +106,7 @@ def batch(
         device=device,
         dtype=dtype,
         backend=backend,
+        weights=weights,
         template=template,
         reads=count,
         most_reads=most,

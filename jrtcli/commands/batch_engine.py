@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PANEL = "Several processes and machines"
 
 ENGINES = ("local", "ray")
+CHOICES = ("device", "dtype", "backend", "weights", "revision")
+"""Settings that the loading of a checkpoint takes."""
 
 ShardOption = Annotated[
     str | None,
@@ -150,7 +152,7 @@ def opened(
         if settings.device == "auto" and "LOCAL_RANK" in os.environ and len(gpus := visible_gpus()) > 1:
             # torchrun starts a process for each GPU, and says which is whose.
             settings = replace(settings, device=f"cuda:{int(os.environ['LOCAL_RANK']) % len(gpus)}")
-        choices = {name: getattr(settings, name) for name in ("device", "dtype", "backend", "revision")}
+        choices = {name: getattr(settings, name) for name in CHOICES}
         loaded = load(console, settings.model, tokenizer=settings.tokenizer, **choices)
         module, _, name = answerer.partition(":")
         yield getattr(import_module(module), name)(settings, loaded=loaded)

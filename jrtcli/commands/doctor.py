@@ -29,6 +29,7 @@ def doctor(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Say what this machine has and which backends jrt uses on it.
@@ -45,6 +46,7 @@ def doctor(
     about: dict[str, Any] | None = None
     if model is not None:
         choices = {"revision": revision, "device": device, "dtype": dtype, "backend": backend}
+        choices["weights"] = weights
         about, checks = _check(console, model, seed, choices)
     if json:
         console.json(
@@ -72,7 +74,14 @@ def _check(
     say_when_compiling(console)
     with console.status("reading the same tokens in many ways"):
         checks = list(check(loaded.model, dtype=loaded.dtype, tokens=loaded.real_tokens, seed=seed))
-    place = {"device": loaded.device, "dtype": loaded.dtype, "backend": loaded.backend}
+    place = {
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        "dtype_reason": loaded.dtype_reason,
+        "weights": loaded.weights,
+        "numbers": loaded.numbers,
+        "backend": loaded.backend,
+    }
     return {**asdict(loaded.identity), **place}, checks
 
 
@@ -83,6 +92,7 @@ def _show(console: Console, machine: Machine) -> None:
         ("python", f"{machine.python} on {machine.platform}"),
         ("torch", f"{machine.torch}, {machine.threads} threads on {machine.cores} cores"),
         ("processor", f"{machine.processor} ({features})"),
+        ("bfloat16", machine.bfloat16),
         ("gpu", gpus or "none that this torch can use"),
         ("default", f"--device {machine.device} --dtype {machine.dtype}"),
     ]
@@ -103,7 +113,7 @@ def _show(console: Console, machine: Machine) -> None:
 
 def _show_checks(console: Console, about: dict[str, Any], checks: list[Check]) -> None:
     console.out()
-    where = f"{about['device']}, {about['dtype']}, {about['backend']}"
+    where = f"{about['device']}, {about['numbers']}, {about['backend']}"
     console.out(
         f"{about['name']} ({about['architecture']}) on {where}, against reading the same tokens at once:"
     )
@@ -118,6 +128,7 @@ def _show_checks(console: Console, about: dict[str, Any], checks: list[Check]) -
         )
         for check in checks
     ]
+    console.out(f"{about['dtype']}: {about['dtype_reason']}")
     console.table(["law", "read", "logits differ", "state differs", "allowed", ""], rows)
     failed = sum(not check.passed for check in checks)
     if failed:

@@ -67,6 +67,7 @@ def eval_(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Measure recall, once and twice.
@@ -89,8 +90,13 @@ def eval_(
     check_engine(engine, address)
     where = Where.of(engine, workers, address, shard, output)
     data = data or []
-    choices = {"device": device, "dtype": dtype, "backend": backend, "revision": revision}
-    choices["tokenizer"] = tokenizer
+    choices: dict[str, str | None] = {
+        "device": device,
+        "dtype": dtype,
+        "backend": backend,
+        "weights": weights,
+    }
+    choices |= {"revision": revision, "tokenizer": tokenizer}
     if paper is not None:
         from jrtcli.commands.eval_paper import planned
 

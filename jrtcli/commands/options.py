@@ -46,6 +46,14 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 Dtype = Annotated[
     str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", rich_help_panel=_MACHINE)
 ]
+Weights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        help="auto, or int8: large matrices in a quarter of float32, for a CPU.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Backend = Annotated[
     str,
     typer.Option(

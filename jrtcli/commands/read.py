@@ -55,6 +55,7 @@ def read(
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Read a document once and save what the model remembers of it, to ask it many questions.
@@ -79,7 +80,14 @@ def read(
     chosen = template_of(template)
     console = Console(quiet=quiet)
     loaded = load(
-        console, model, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
+        console,
+        model,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        weights=weights,
+        revision=revision,
+        tokenizer=tokenizer,
     )
 
     from jrtcli.reader import Reader
@@ -119,7 +127,7 @@ def read(
                 "state",
                 f"{bytes_size(state.nbytes)} in {state_dtype}, {bytes_size(size)} with the text ({place})",
             ),
-            ("model", f"{loaded.identity.name} · {loaded.device} · {loaded.dtype} · {loaded.backend}"),
+            ("model", f"{loaded.identity.name} · {loaded.device} · {loaded.numbers} · {loaded.backend}"),
         ]
     )
     return 0

@@ -55,6 +55,7 @@ def show(name: Annotated[str, typer.Argument(metavar="STATE")], json: options.Js
         console.json(_fields(file, about))
         return 0
     identity = about.identity
+    weights = f", {identity.weights} weights" if identity.weights != "auto" else ""
     rows: list[tuple[str, object]] = [
         ("document", f"{about.name} ({identity.document_sha256[:12]})"),
         ("tokens", f"{identity.tokens:,}" + (f" in {identity.passages} passages" * (identity.passages > 1))),
@@ -66,7 +67,7 @@ def show(name: Annotated[str, typer.Argument(metavar="STATE")], json: options.Js
         ("source", about.source + (f", revision {identity.revision}" if identity.revision else "")),
         ("tokenizer", identity.tokenizer_sha256[:12]),
         ("window", identity.window or "none"),
-        ("dtype", f"{identity.dtype}; the state in {identity.state_dtype}"),
+        ("dtype", f"{identity.dtype}{weights}; the state in {identity.state_dtype}"),
         ("size", bytes_size(file.nbytes)),
         ("written", f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(about.time))} by jrt {identity.jrt}"),
     ]

@@ -77,6 +77,7 @@ class CellAnswerer:
             device=settings.device,
             dtype=settings.dtype,
             backend=settings.backend,
+            weights=settings.weights,
             revision=settings.revision,
             tokenizer=settings.tokenizer,
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.decoding import Decoder, decoder_of
+from jrtcli.models.linear import Derived, Linear, fast_linear, pack, quantize
 from jrtcli.state import State
 
 LayerState = dict[str, Tensor]
@@ -71,7 +72,10 @@ class RecurrentLM(nn.Module):
     """Tokens of all rows together that pass through the layers at once: bounds the memory of `prefill`."""
 
     config: Any
+    backend: str
     layers: nn.ModuleList
+    head_int8: tuple[Tensor, Tensor] | None = None
+    """The matrix of the head in int8 with its scale, where the model was quantized."""
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
@@ -80,6 +84,39 @@ class RecurrentLM(nn.Module):
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """hidden (..., D), before the final norm -> logits (..., V) in fp32."""
+
+    @property
+    @abstractmethod
+    def unembedding(self) -> Tensor:
+        """The matrix (V, D) of the head: the table of embeddings where they are tied."""
+
+    @cached_property
+    def _packed_head(self) -> Derived:
+        return Derived(pack)
+
+    @property
+    def head_matrix(self) -> tuple[Tensor, Tensor | None]:
+        """The head's matrix as it is multiplied by, and the scale of its rows, None where it is not int8."""
+        return (self.unembedding, None) if self.head_int8 is None else self.head_int8
+
+    def logits(self, y: Tensor) -> Tensor:
+        """y (..., D) after the final norm -> logits (..., V), at least fp32."""
+        weight, scale = self.head_matrix
+        logits = fast_linear(
+            y, weight, None, self._packed_head, compiled=self.backend == "numba", scale=scale
+        )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def quantize(self) -> None:
+        """Keep every large matrix as int8 with a scale for each row; embeddings are looked up as they were.
+
+        Such a model runs on a CPU, and can no longer be trained or saved.
+        """
+        table = self.unembedding
+        for module in self.modules():
+            if isinstance(module, Linear) and module.weight is not table:
+                module.quantize()
+        self.head_int8 = quantize(table)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, backend: str = "torch") -> Self:
@@ -107,12 +144,12 @@ class RecurrentLM(nn.Module):
     @cached_property
     def vocab_size(self) -> int:
         """Rows of the vocabulary, padding rows included."""
-        return int(self.head(torch.zeros(1, self.width, device=self.device)).shape[-1])
+        return len(self.unembedding)
 
     @cached_property
     def width(self) -> int:
         """Model dim D."""
-        return self.embed(torch.zeros(1, 1, dtype=torch.int64, device=self.device)).shape[-1]
+        return self.unembedding.shape[1]
 
     @property
     def device(self) -> torch.device:

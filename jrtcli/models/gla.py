@@ -18,7 +18,7 @@ from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, RecurrentLM, Span
 from jrtcli.models.layers import RMSNorm
-from jrtcli.models.linear import Linear, fast_linear
+from jrtcli.models.linear import Linear
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
 
 _SWISH = ("swish", "silu")
@@ -202,7 +202,7 @@ class GatedLinearAttention(nn.Module):
             z=None if self.g_proj is None else self.g_proj(x),
             group=self.value_dim,
             norm_first=True,
-            dtype=self.o_proj.weight.dtype,
+            dtype=x.dtype,
         )
         return self.o_proj(o), new
 
@@ -287,9 +287,11 @@ class GLA(RecurrentLM):
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def head(self, hidden: Tensor) -> Tensor:
-        table = self.embeddings.weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(self.norm(hidden), table, None, None, compiled=self.backend == "numba")
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.logits(self.norm(hidden))
+
+    @property
+    def unembedding(self) -> Tensor:
+        return self.embeddings.weight if self.lm_head is None else self.lm_head.weight
 
     @classmethod
     def from_checkpoint(

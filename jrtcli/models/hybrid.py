@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import RecurrentLM
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
-from jrtcli.models.linear import Linear, fast_linear
+from jrtcli.models.linear import Linear
 from jrtcli.models.published import Unfilled, load_weights
 
 Kind = Literal["conv", "linear", "attention"]
@@ -242,10 +242,12 @@ class HybridLM(RecurrentLM):
         return x if x.dtype == torch.float64 else x.float()
 
     def head(self, hidden: Tensor) -> Tensor:
-        y = self.ln_f(hidden)
-        table = self.embeddings["word_embeddings"].weight if self.lm_head is None else self.lm_head.weight
-        logits = fast_linear(y, table, None, None, compiled=self.backend == "numba")  # type: ignore[arg-type]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self.logits(self.ln_f(hidden))
+
+    @property
+    def unembedding(self) -> Tensor:
+        table: Tensor = self.embeddings["word_embeddings"].weight  # type: ignore[assignment]
+        return table if self.lm_head is None else self.lm_head.weight
 
     @classmethod
     def from_checkpoint(

@@ -2,19 +2,23 @@
 
 PyTorch hands fp32 products to MKL, which some CPUs run below their speed. oneDNN with weights reordered
 once is up to 2.4 times as fast (AMD Zen 5; a tenth faster on Zen 4). One row alone is bound by reading the
-weights, and needs no reordered copy: oneDNN (large weights) or a matrix-vector product (small ones) reads
-them two to three times as fast as MKL's general product.
+weights, and needs no reordered copy: numba's product of one row reads them at the memory's speed; without
+numba oneDNN (large weights) or a matrix-vector product (small ones) is two to three times as fast as MKL's
+general product. Weights may also be int8 with a scale for each row: a quarter of fp32 to read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PACK_ROWS = 4  # a Xeon with AVX-512: 4 rows 0.8 ms for 1.4, 16 rows 1.2 for 2.0; 2 rows gain nothing
+PACK_ROWS = 4  # a token each, for many steps: on a Xeon 4 rows take 0.8 ms for 1.4, 16 rows 1.2 for 2.0
+PACK_TOKENS = 128  # in a shorter text reordering costs more than it gains
+FEW_ROWS = 32  # of int8: up to them numba's product that reads the weights once; above them widening pays
 LARGE = 1 << 20  # weights of one row's product from which oneDNN beats a matrix-vector product
 
 
@@ -52,46 +56,102 @@ class Derived:
         return {"make": self.make, "source": None, "version": -1, "value": None}
 
 
-def onednn_available() -> bool:
-    """Whether this PyTorch has oneDNN and the operators used here (they are private)."""
+@cache
+def packable() -> tuple[torch.dtype, ...]:
+    """The dtypes whose products oneDNN does with reordered weights; none where this PyTorch lacks the
+    operators (they are private). bf16 needs a processor that has instructions for it.
+    """
     operators = torch.ops.mkldnn
-    return (
-        torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(operators, "_reorder_linear_weight")
-        and hasattr(operators, "_linear_pointwise")
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return ()
+    if not hasattr(operators, "_reorder_linear_weight") or not hasattr(operators, "_linear_pointwise"):
+        return ()
+    return (torch.float32, torch.bfloat16) if multiplies_bf16() else (torch.float32,)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has products of bf16 (AVX-512 or AMX), which are then faster than fp32's."""
+    asks = (
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
+    return any(ask is not None and ask() for ask in asks)
+
+
+def _least_rows(x: Tensor) -> int:
+    """From how many rows on x (..., T, I) or (R, I) is worth a reordered weight."""
+    return PACK_ROWS if x.dim() == 2 or x.shape[-2] == 1 else PACK_TOKENS
 
 
 def pack(weight: Tensor) -> Tensor:
-    """weight (O, I) fp32 on a CPU -> the same in oneDNN's own layout, for products of many rows."""
+    """weight (O, I) fp32 or bf16 on a CPU -> the same in oneDNN's own layout, for products of many rows."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 512)
     return packed
 
 
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight (O, I) -> int8 (O, I) and scale (O,) fp32 for its rows, by their largest values."""
+    scale = weight.detach().abs().amax(1).float().div_(127)
+    scale = scale.where(scale > 0, 1.0)  # a row of zeros
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    for rows, out, by in zip(weight.detach().split(1024), values.split(1024), scale.split(1024), strict=True):
+        out.copy_((rows.float() / by[:, None]).round_())
+    return values, scale
+
+
+def int8_linear(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, *, compiled: bool = False
+) -> Tensor:
+    """As F.linear with weight (O, I) int8 times scale (O,); few rows are summed in fp32, more in x's dtype.
+
+    Many rows are multiplied by the weight widened to x's dtype, which is then thrown away.
+    """
+    if compiled:
+        from jrt_kernels.jit.product import few_rows, matvec, serves, widen
+
+        if serves(x, weight):
+            rows = x.reshape(-1, x.shape[-1])
+            if len(rows) == 1:
+                return matvec(x, weight, bias, scale)
+            if len(rows) <= FEW_ROWS:
+                return few_rows(rows, weight, bias, scale).view(*x.shape[:-1], -1)
+            return F.linear(x, widen(weight, scale, x.dtype), bias)
+    return F.linear(x, (weight * scale[:, None]).to(x.dtype), bias)
+
+
 def fast_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, packed: Derived | None, *, compiled: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    packed: Derived | None,
+    *,
+    compiled: bool = False,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> (..., O), as F.linear; `packed` keeps the reordered weight.
 
-    compiled: one row of bf16 is numba's.
+    compiled: one row is numba's. scale (O,): of an int8 weight.
     """
+    if scale is not None:
+        return int8_linear(x, weight, scale, bias, compiled=compiled)
     frozen = not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-    if compiled and frozen and x.dtype == torch.bfloat16 and x.numel() == x.shape[-1]:
+    if compiled and frozen and x.numel() == x.shape[-1]:
         from jrt_kernels.jit.product import matvec, serves
 
         if serves(x, weight):
             return matvec(x, weight, bias)
-    plain = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
-    if not frozen or not plain or not x.numel():
+    if not frozen or x.dtype != weight.dtype or x.dtype not in packable() or not x.numel():
+        return F.linear(x, weight, bias)
+    if not x.device.type == weight.device.type == "cpu":
         return F.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
     flat = x.reshape(rows, -1)
-    if rows == 1 and (weight.numel() < LARGE or not onednn_available()):
+    if rows == 1 and x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    if rows == 1 and (weight.numel() < LARGE or torch.float32 not in packable()):
         y = torch.mv(weight, flat[0]) if bias is None else torch.addmv(bias, weight, flat[0])
     elif rows == 1:
         y = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
-    elif packed is not None and rows >= PACK_ROWS and not weight.requires_grad and onednn_available():
+    elif packed is not None and rows >= _least_rows(x) and not weight.requires_grad:
         y = torch.ops.mkldnn._linear_pointwise(flat, packed(weight), bias, "none", [], "")
     else:
         return F.linear(x, weight, bias)
@@ -102,11 +162,26 @@ class Linear(nn.Linear):
     """nn.Linear, with the fast ways of a CPU where no gradient is wanted."""
 
     compiled = False
-    """Whether the model runs in the numba backend, which has a product of one row of bf16."""
+    """Whether the model runs in the numba backend, which has a product of one row."""
+    scale: Tensor | None
+    """(O,) fp32 where the weight is int8."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self._packed = Derived(pack)
+        self.register_buffer("scale", None)
+
+    def quantize(self) -> None:
+        """Keep the weight as int8; it can be run then, on a CPU, and no longer be trained."""
+        values, self.scale = quantize(self.weight)
+        self.weight = nn.Parameter(values, requires_grad=False)
+
+    @property
+    def matrix(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and its scale, None where it is not int8."""
+        return self.weight, self.scale
 
     def forward(self, input: Tensor) -> Tensor:
-        return fast_linear(input, self.weight, self.bias, self._packed, compiled=self.compiled)
+        return fast_linear(
+            input, self.weight, self.bias, self._packed, compiled=self.compiled, scale=self.scale
+        )

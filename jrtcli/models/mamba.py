@@ -75,7 +75,7 @@ class MambaMixer(nn.Module):
         self.conv1d = nn.Conv1d(inner, inner, config.conv_kernel, groups=inner, bias=config.use_conv_bias)
         self.x_proj = Linear(inner, rank + 2 * states, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, states + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.empty(inner, states))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = Linear(inner, config.hidden_size, bias=config.use_bias)
         self.sizes = [rank, states, states]
@@ -83,7 +83,10 @@ class MambaMixer(nn.Module):
         self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.scan = resolve("selective_scan", backend)
+        if self.A_log.is_meta:  # a checkpoint's values come; computing there imports torch's compiler
+            return
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
+            self.A_log.copy_(torch.log(torch.arange(1.0, states + 1)))
             step = torch.exp(torch.rand(inner) * math.log(100.0) + math.log(0.001))
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
@@ -129,3 +132,25 @@ class Mamba(StateSpaceLM):
     other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[MambaConfig]] = MambaConfig
     Mixer = MambaMixer
+
+    def token_plan(self) -> Any:
+        from jrt_kernels.jit.mamba_token import MambaLayer, MambaToken
+
+        layers = []
+        for block in self.layers:
+            mixer: Any = block.mixer
+            layers.append(
+                MambaLayer(
+                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
+                    in_proj=mixer.in_proj.matrix,
+                    filters=mixer.conv1d.weight[:, 0],
+                    filter_bias=mixer.conv1d.bias,
+                    x_proj=mixer.x_proj.matrix,
+                    dt_proj=mixer.dt_proj.weight,
+                    dt_bias=mixer.dt_proj.bias,
+                    A=decay_rates(mixer.A_log),
+                    D=mixer.D,
+                    out_proj=mixer.out_proj.matrix,
+                )
+            )
+        return MambaToken(layers, self.norm_f.weight, self.head_matrix, self.config.layer_norm_epsilon)

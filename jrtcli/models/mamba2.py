@@ -130,7 +130,7 @@ class Mamba2Mixer(nn.Module):
         # Only its weights are used: short_conv computes it, from a state.
         self.conv1d = nn.Conv1d(mixed, mixed, config.conv_kernel, groups=mixed, bias=config.use_conv_bias)
         self.dt_bias = nn.Parameter(torch.zeros(heads))
-        self.A_log = nn.Parameter(torch.log(torch.rand(heads) * 15 + 1))
+        self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedNorm(config, backend) if config.rmsnorm else None
         self.out_proj = Linear(inner + bypass, config.hidden_size, bias=config.use_bias)
@@ -138,7 +138,10 @@ class Mamba2Mixer(nn.Module):
         self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
         self.ssd = resolve("ssd", backend)
+        if self.A_log.is_meta:  # a checkpoint's values come; computing there imports torch's compiler
+            return
         with torch.no_grad():  # steps from 0.001 to 0.1, evenly in the logarithm
+            self.A_log.copy_(torch.log(torch.rand(heads) * 15 + 1))
             step = torch.exp(torch.rand(heads) * math.log(100.0) + math.log(0.001))
             self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
 
@@ -192,3 +195,39 @@ class Mamba2(StateSpaceLM):
     other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer
+
+    def token_plan(self) -> Any:
+        from jrt_kernels.jit.mamba2_token import Mamba2Layer, Mamba2Sizes, Mamba2Token
+
+        c: Any = self.config
+        layers = []
+        for block in self.layers:
+            mixer: Any = block.mixer
+            layers.append(
+                Mamba2Layer(
+                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
+                    in_proj=mixer.in_proj.matrix,
+                    filters=mixer.conv1d.weight[:, 0],
+                    filter_bias=mixer.conv1d.bias,
+                    dt_bias=mixer.dt_bias,
+                    A=-torch.exp(mixer.A_log),
+                    D=mixer.D,
+                    gated_norm=mixer.norm.weight,
+                    out_proj=mixer.out_proj.matrix,
+                )
+            )
+        sizes = Mamba2Sizes(
+            heads=c.num_heads,
+            states=c.state_size,
+            groups=c.n_groups,
+            limit=c.time_step_limit,
+            norm_first=c.norm_before_gate,
+            eps=c.layer_norm_epsilon,
+        )
+        return Mamba2Token(layers, self.norm_f.weight, self.head_matrix, sizes)
+
+    def _plannable(self) -> bool:
+        c: Any = self.config
+        width, shared = c.intermediate_size // c.num_heads, c.n_groups * c.state_size
+        whole = not (width % 64 or 2 * shared % 16 or c.intermediate_size // c.n_groups % 16)
+        return whole and c.rmsnorm and not c.bypass_size and super()._plannable()

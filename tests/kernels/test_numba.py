@@ -16,12 +16,13 @@ import torch
 from jrt_kernels import registry
 from jrt_kernels.jit.compiler import _NoCache, jit
 from jrt_kernels.jit.lanes import exp2, load, silu, store, total
-from jrt_kernels.jit.product import matvec, serves
+from jrt_kernels.jit.product import few_rows, matvec, serves
 from jrt_kernels.jit.tensors import flat, rows, sequences
 from jrt_kernels.registry import OPS, Unsupported, choose, resolve
 from jrtcli.commands.compiling import say_when_compiling
 from jrtcli.console import Console
 from jrtcli.machine import EXTRAS, inspect
+from jrtcli.models.linear import quantize
 
 
 @jit
@@ -230,26 +231,50 @@ def test_code_is_compiled_once_and_kept_in_the_users_cache(tmp_path: Path, root:
     assert run(tmp_path / "file") == ["compiling", result]
 
 
+PRODUCTS = {"fp32": (torch.float32, 3e-7), "bf16": (torch.bfloat16, 4e-3), "int8": (torch.float32, 3e-7)}
+"""Kind of weights -> dtype of the vectors, and how far one rounding of the result may lie from fp64."""
+
+
+def _weights(kind: str, outputs: int, size: int) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Weights, their scale, and what they stand for in fp64."""
+    weight = _normal(outputs, size).to(PRODUCTS[kind][0])
+    if kind != "int8":
+        return weight, None, weight.double()
+    values, scale = quantize(weight)
+    return values, scale, values.double() * scale.double()[:, None]
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("outputs", (1, 17, 300))
 @pytest.mark.parametrize("size", (16, 48, 64, 208))
 @pytest.mark.parametrize("bias", (False, True))
-def test_one_row_times_bf16_weights(outputs: int, size: int, bias: bool) -> None:
-    x, weight = _normal(1, 1, size).bfloat16(), _normal(outputs, size).bfloat16()
-    offset = _normal(outputs).bfloat16() if bias else None
-    assert serves(x, weight)
-    got = matvec(x, weight, offset)
-    want = torch.nn.functional.linear(
-        x.double(), weight.double(), None if offset is None else offset.double()
-    )
-    assert got.dtype == torch.bfloat16 and got.shape == want.shape
-    assert (got - want).norm() / want.norm() < 4e-3  # one rounding to bf16
+def test_one_row_and_few_rows_times_weights(kind: str, outputs: int, size: int, bias: bool) -> None:
+    dtype, tolerance = PRODUCTS[kind]
+    weight, scale, exact = _weights(kind, outputs, size)
+    offset = _normal(outputs).to(dtype) if bias else None
+    add = 0 if offset is None else offset.double()
+    for count in (1, 2, 4, 7, 8, 13, 16):
+        x = _normal(count, size).to(dtype)
+        assert serves(x, weight)
+        product = matvec if count == 1 else few_rows
+        got, want = product(x, weight, offset, scale), x.double() @ exact.t() + add
+        assert got.dtype == dtype and got.shape == want.shape
+        assert (got - want).norm() / want.norm() < tolerance
+
+
+def test_a_row_is_multiplied_alike_whatever_rows_are_beside_it() -> None:
+    weight, scale, _ = _weights("int8", 33, 80)
+    x = _normal(13, 80)
+    together = few_rows(x, weight, None, scale)
+    for count in (2, 3, 5, 12):
+        assert few_rows(x[:count], weight, None, scale).equal(together[:count])
 
 
 def test_other_products_are_left_to_torch() -> None:
     x, weight = _normal(1, 32).bfloat16(), _normal(8, 32).bfloat16()
     assert serves(x, weight)
-    assert not serves(x.float(), weight.float())
-    assert not serves(x.repeat(2, 1), weight)
+    assert not serves(x.float(), weight)
+    assert not serves(x.half(), weight.half())
     assert not serves(x[:, :20], weight[:, :20])
 
 

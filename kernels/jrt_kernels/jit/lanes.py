@@ -2,8 +2,9 @@
 
 A loop that the compiler must first prove free of aliases is slow or not vectorised at all; here a kernel says
 which vectors it means. LLVM maps 16 lanes to one AVX-512 register, two AVX registers or four of SSE or NEON.
-Arrays are one-dimensional and contiguous, fp32, or int16 that holds the bits of bf16: `load` and `store`
-convert. Every function below may be called from a function of `jrt_kernels.jit.compiler.jit` only.
+Arrays are one-dimensional and contiguous: fp32, int16 that holds the bits of bf16, or int8; `load` converts
+all of them, `store` the first two. Every function below may be called from a function of
+`jrt_kernels.jit.compiler.jit` only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _FLOAT = ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
 
 
 class LanesType(types.Type):
@@ -61,22 +63,25 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return cgutils.gep(builder, data, index)
 
 
-def _check(array: Any) -> None:
+def _check(array: Any, *also: Any) -> None:
     if not (isinstance(array, types.Array) and array.ndim == 1 and array.layout == "C"):
         raise TypeError(f"lanes are of contiguous arrays of one dimension, not {array}")
-    if array.dtype not in (types.float32, types.int16):
+    if array.dtype not in (types.float32, types.int16, *also):
         raise TypeError(f"lanes are of fp32 or, as int16, of bf16, not {array.dtype}")
 
 
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """array[index : index + 16] as lanes."""
-    _check(array)
+    _check(array, types.int8)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _address(context, builder, array, args[0], args[1])
         if array.dtype == types.float32:
             return builder.load(builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
+        if array.dtype == types.int8:
+            small = builder.load(builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
+            return builder.sitofp(builder.sext(small, _INTS), _FLOATS)
         bits = builder.load(builder.bitcast(pointer, _SHORTS.as_pointer()), align=2)
         wide = builder.shl(builder.zext(bits, _INTS), _all(_INTS, 16))
         return builder.bitcast(wide, _FLOATS)
@@ -110,7 +115,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 @intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], which need not exist, into the second cache."""
-    _check(array)
+    _check(array, types.int8)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         byte, number32 = ir.IntType(8).as_pointer(), ir.IntType(32)

@@ -85,6 +85,12 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="jrt-kernel")
 
 
+def pool() -> ThreadPoolExecutor:
+    """One thread less than torch has: the caller's is the first."""
+    # A pool does not survive a fork: the process is part of its name.
+    return _pool(os.getpid(), torch.get_num_threads() - 1)
+
+
 def run(kernel: Callable[..., None], units: int, *args: Any, parallel: bool = True) -> None:
     """kernel(first, last, *args) over `units` independent units of work, shared among torch's threads."""
     threads = min(torch.get_num_threads(), units) if parallel else 1
@@ -93,9 +99,7 @@ def run(kernel: Callable[..., None], units: int, *args: Any, parallel: bool = Tr
         return
     kernel(0, 0, *args)  # compiled here, where that is announced, and not by several threads at once
     marks = [units * i // threads for i in range(threads + 1)]
-    # A pool does not survive a fork: the process is part of its name.
-    pool = _pool(os.getpid(), torch.get_num_threads() - 1)
-    others = [pool.submit(kernel, marks[i], marks[i + 1], *args) for i in range(1, threads)]
+    others = [pool().submit(kernel, marks[i], marks[i + 1], *args) for i in range(1, threads)]
     kernel(marks[0], marks[1], *args)
     for other in others:
         other.result()
