@@ -28,13 +28,13 @@ def says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     plans: dict[int, list[int]] = {}
     rows: list[Any] = []  # kept, so that no two of them are one and the same
 
-    def choose(logits: Any, randoms: Any, **_: Any) -> list[tuple[int, float]]:
+    def choose(logits: Any, randoms: Any, **_: Any) -> list[generate.Chosen]:
         chosen = []
         for random in randoms:
             if id(random) not in plans:
                 rows.append(random)
                 plans[id(random)] = tokenizer.encode(f" {queue.pop(0)}\n", first=False)
-            chosen.append((plans[id(random)].pop(0), 0.9))
+            chosen.append(generate.Chosen(plans[id(random)].pop(0), 0.9, None))
         return chosen
 
     monkeypatch.setattr(generate, "choose", choose)
