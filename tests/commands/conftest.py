@@ -34,7 +34,7 @@ def says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             if id(random) not in plans:
                 rows.append(random)
                 plans[id(random)] = tokenizer.encode(f" {queue.pop(0)}\n", first=False)
-            chosen.append(generate.Chosen(plans[id(random)].pop(0), 0.9, None))
+            chosen.append(generate.Chosen(plans[id(random)].pop(0), 0.9))
         return chosen
 
     monkeypatch.setattr(generate, "choose", choose)

@@ -15,7 +15,7 @@ import pytest
 
 from jrtcli.cli import main
 from jrtcli.commands.ask_report import bytes_size, size, times
-from jrtcli.generate import Generation
+from jrtcli.generate import Chosen, Generation
 
 
 def _load(name: str) -> ModuleType:
@@ -145,7 +145,9 @@ def test_json_is_one_object_with_everything(
     assert said["tokens"]["prompt"] > 2 * said["tokens"]["context"] > 100
     assert said["timings"]["first_token_s"] > 0 and said["memory"]["kv_cache_bytes"] > 0
     assert said["model"]["architecture"] == "based" and len(said["model"]["weights_sha256"]) == 64
-    assert said["machine"] == {"device": "cpu", "dtype": "float32", "backend": "numba"}
+    machine = said["machine"]
+    assert (machine["device"], machine["dtype"], machine["backend"]) == ("cpu", "float32", "numba")
+    assert machine["weights"] == "auto" and machine["dtype_reason"]
     assert said["prompt"] == {"template": "cqcq", "reads": 2}
 
 
@@ -283,10 +285,10 @@ def test_ctrl_c_shows_also_what_waited_for_its_capitals(
     model = tiny.save(tmp_path / "lower", "jrt_rnn", lowercase=True)
     plan = jrtcli.load(model).tokenizer.encode(" maria kowalski", first=False)
 
-    def choose(logits: Any, randoms: Any, **_: Any) -> list[tuple[int, float]]:
+    def choose(logits: Any, randoms: Any, **_: Any) -> list[Chosen]:
         if not plan:
             raise KeyboardInterrupt
-        return [(plan.pop(0), 0.5)]
+        return [Chosen(plan.pop(0), 0.5)]
 
     monkeypatch.setattr("jrtcli.generate.choose", choose)
     assert main(["ask", "-d", str(document), "-Q", QUESTION, "-m", str(model)]) == 130
