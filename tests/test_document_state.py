@@ -211,6 +211,7 @@ def test_the_places_in_the_document_come_back(saved: Path, loaded: dict[str, Any
         ("config_sha256", "1" * 64, "config.json 111111111111 in the state, "),
         ("tokenizer_sha256", "2" * 64, "tokenizer 222222222222 in the state, "),
         ("dtype", "bfloat16", "dtype bfloat16 in the state, float32 here"),
+        ("weights", "int8", "kind of weights int8 in the state, auto here"),
         ("document_sha256", "3" * 64, "document 333333333333 in the state, "),
         ("ids_sha256", "4" * 64, "token ids 444444444444 in the state, "),
         ("tokens", 5, "tokens 5 in the state, "),

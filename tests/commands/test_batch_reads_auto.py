@@ -59,7 +59,11 @@ def test_the_run_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capture
     output.write_text("".join(kept[:2]))
     again = _rows(tmp_path)
     for one, other in zip(rows, again, strict=True):
-        assert one.get("answer") == other.get("answer") and one.get("readings") == other.get("readings")
+        assert one.get("answer") == other.get("answer")
+        # Rows that are not read beside the same others differ in the last digits.
+        for reading, repeated in zip(one.get("readings", []), other.get("readings", []), strict=True):
+            assert reading | {"margin": 0} == repeated | {"margin": 0}
+            assert reading["margin"] == pytest.approx(repeated["margin"], abs=1e-5)
 
 
 def test_a_model_with_an_encoder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
