@@ -18,6 +18,7 @@ import re
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from jrt_kernels.taylor_linear_attention import schedule, triton_backward, triton_forward
+from jrt_kernels.taylor_linear_attention.features import feature_count
 from jrt_kernels.taylor_linear_attention.triton_launch import constants
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -41,22 +43,40 @@ INTEGERS = {
 }
 LENGTHS = {"T", "E", "segment"}  # not known to be multiples of 16
 READ = {"q", "k", "v", "o", "s_in", "z_in", "s_out", "z_out"}
+ENCODER = {"ke", "ve", "lengths"}
+SLOTS = {"slot_rows", "first_slots"}
 GRADIENT = {"q", "k", "v", "g", "o", "den"}
+SUMS = {"parts", "part_sums", "starts", "start_sums", "enc_parts", "enc_sums", "enc_first_slots"}
 # name -> (kernel, tensors that are given)
 PASSES = {
     "forward": (triton_forward.taylor_forward, READ),
-    "encoder": (triton_forward.taylor_forward, READ | {"ke", "ve", "lengths"}),
-    "segments": (triton_forward.taylor_forward, {"k", "v", "s_out", "z_out", "slot_rows", "first_slots"}),
+    "packed": (triton_forward.taylor_forward, READ | SLOTS | {"marks"}),
+    "training": (triton_forward.taylor_forward, READ | {"den"}),
+    "decay": (triton_forward.taylor_forward, READ | {"rates"}),
+    "encoder": (triton_forward.taylor_forward, READ | ENCODER),
+    "segments": (triton_forward.taylor_forward, {"k", "v", "s_out", "z_out"} | SLOTS),
+    "starts": (triton_forward.segment_starts, SUMS | {"s_in", "z_in", "rates", "first_slots"}),
+    "step": (triton_forward.taylor_step, READ | {"rates"}),
     "queries": (triton_backward.query_gradient, GRADIENT | {"dq", "s_in", "z_in"}),
+    "queries_encoder": (triton_backward.query_gradient, GRADIENT | ENCODER | {"dq", "s_in", "z_in"}),
+    "queries_decay": (triton_backward.query_gradient, GRADIENT | {"dq", "rates"}),
     "keys": (triton_backward.key_value_gradient, GRADIENT | {"dk", "dv", "ds", "dz"}),
+    "keys_encoder": (
+        triton_backward.key_value_gradient,
+        GRADIENT | ENCODER | {"dk", "dv", "dke", "dve", "ds", "dz", "ds_end", "dz_end"},
+    ),
+    "keys_decay": (triton_backward.key_value_gradient, GRADIENT | {"dk", "dv", "rates"}),
 }
+BACKWARD = ("queries", "keys")
 SHAPES = [
     *((name, dtype, 16, 64) for name in ("forward", "encoder", "segments") for dtype in ("bf16",)),
     *(("forward", "bf16", *shape) for shape in ((16, 112), (16, 32), (16, 16), (8, 64), (24, 64))),
     ("forward", "fp16", 16, 64),
     ("forward", "fp32", 16, 64),
-    ("queries", "bf16", 16, 64),
-    ("keys", "bf16", 16, 64),
+    *((name, "bf16", 16, 64) for name in ("decay", "packed", "training", "starts", "step")),
+    *((f"{name}{more}", "bf16", 16, 64) for name in BACKWARD for more in ("", "_encoder", "_decay")),
+    *((name, dtype, 16, 128) for name in BACKWARD for dtype in ("bf16", "fp32")),
+    *((name, "bf16", 24, 128) for name in BACKWARD),
 ]
 NAMES = {"-".join(map(str, shape)): shape for shape in SHAPES}
 
@@ -108,10 +128,16 @@ def largest_loop(code: str) -> collections.Counter[str]:
 def measure(name: str) -> dict[str, Any]:
     """Compiles one configuration: what a row of the table shows."""
     kind, dtype, key_dim, value_dim = NAMES[name]
-    blocks = schedule.backward_blocks if kind in ("queries", "keys") else schedule.forward_blocks
+    blocks = schedule.backward_blocks if kind.startswith(BACKWARD) else schedule.forward_blocks
     chosen = blocks(key_dim, value_dim, DTYPES[dtype])
     sizes = constants(key_dim, value_dim, chosen)
     options = {option: sizes.pop(option) for option in ("num_warps", "num_stages")}
+    if kind in ("starts", "step"):  # no chunks, all values of a head; as their launches say
+        values = schedule.power(value_dim)
+        sizes = {"FEATURES": feature_count(key_dim), "ROWS": 16, "BV": values}
+        if kind == "step":
+            sizes = {"K": key_dim, "F": 32, "BV": values}
+        chosen, options = replace(chosen, chunk=1, values=values, warps=4), {"num_warps": 4}
     kernel, given = PASSES[kind]
     began = time.process_time()
     built = triton.compile(source(kernel, given, dtype, sizes), target=TARGET, options=options)

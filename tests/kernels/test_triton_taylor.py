@@ -336,7 +336,10 @@ def test_the_flagship_compiles_to_warp_group_products(root: Path, name: str) -> 
 @pytest.mark.parametrize(
     "name",
     ("forward-bf16-8-64", "forward-bf16-24-64", "forward-fp16-16-64", "forward-fp32-16-64")
-    + ("forward-bf16-16-16", "queries-bf16-16-64", "keys-bf16-16-64"),
+    + ("forward-bf16-16-16", "queries-bf16-16-64", "keys-bf16-16-64")
+    + ("decay-bf16-16-64", "packed-bf16-16-64", "starts-bf16-16-64", "step-bf16-16-64")
+    + ("queries_encoder-bf16-16-64", "keys_encoder-bf16-16-64", "keys_decay-bf16-16-64")
+    + ("queries-bf16-16-128", "keys-bf16-16-128"),
 )
 def test_all_that_is_shipped_compiles(root: Path, name: str) -> None:
     (row,) = _compiled(root, name)
