@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.decoding import Decoder, decoder_of
+from jrtcli.errors import CheckpointError
 from jrtcli.models.linear import Derived, Linear, fast_linear, pack, quantize
 from jrtcli.state import State
 
@@ -139,7 +140,14 @@ class RecurrentLM(nn.Module):
 
     @abstractmethod
     def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """config.json and weights in a published format that `from_checkpoint` reads."""
+        """config.json and weights in a published format that `from_checkpoint` reads. Raises CheckpointError
+        for int8 weights, which no published format has."""
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """The weights by the names they have here. Raises CheckpointError where they are int8."""
+        if self.head_int8 is not None:
+            raise CheckpointError("weights that were made int8 cannot be saved: load the model without that")
+        return self.state_dict()
 
     @cached_property
     def vocab_size(self) -> int:

@@ -322,6 +322,6 @@ class GLA(RecurrentLM):
             else "g_norm"
         )
         weights = {}
-        for name, w in self.state_dict().items():
+        for name, w in self.own_weights().items():
             weights[published_name(name).replace(".attn.g_norm.", f".attn.{norm}.")] = w.detach().clone()
         return dict(self.published), weights

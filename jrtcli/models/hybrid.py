@@ -271,7 +271,7 @@ class HybridLM(RecurrentLM):
 
     def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights = {}
-        for name, w in self.state_dict().items():
+        for name, w in self.own_weights().items():
             key = name.replace(".mixer.conv.", ".mixer.conv.conv.")
             weights[key if name.startswith("lm_head.") else f"transformer.{key}"] = w.detach().clone()
         if self.config.log_decay is not None:

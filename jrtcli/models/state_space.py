@@ -269,7 +269,7 @@ class StateSpaceLM(RecurrentLM):
     def to_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         table = "embeddings" if is_transformers_format(self.published) else "embedding"
         weights = {}
-        for name, w in self.state_dict().items():
+        for name, w in self.own_weights().items():
             key = name if name.startswith("lm_head.") else f"backbone.{name}"
             weights[key.replace("backbone.embedding.", f"backbone.{table}.")] = w.detach().clone()
         return dict(self.published), weights

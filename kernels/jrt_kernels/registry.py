@@ -18,7 +18,7 @@ def _table(op: str, function: str, *backends: str) -> dict[str, str]:
 
 
 OPS: dict[str, dict[str, str]] = {
-    op: _table(op, op, "naive", "torch", "numba")
+    op: _table(op, op, "naive", "torch", "numba", "triton")
     for op in (
         "selective_scan",
         "ssd",
@@ -33,17 +33,6 @@ OPS: dict[str, dict[str, str]] = {
 """op -> backend -> "module:attribute", imported on use. A new backend is one entry here."""
 # Softmax attention is matrix products: there is nothing to compile.
 OPS["sliding_window"]["numba"] = OPS["sliding_window"]["torch"]
-for _op in (
-    "short_conv",
-    "gated_norm",
-    "sliding_window",
-    "ssd",
-    "selective_scan",
-    "gla",
-    "taylor_linear_attention",
-    "prefix_linear_attention",
-):
-    OPS[_op] |= _table(_op, _op, "triton")
 for _op in ("short_conv", "gla", "ssd"):
     OPS[_op] |= _table(_op, _op, "fla")
 for _op in ("ssd", "selective_scan"):
@@ -55,13 +44,6 @@ PACKAGES = {"triton": ("triton", "gpu"), "fla": ("fla", "gpu"), "mamba_ssm": ("m
 ORDER = ("triton", "fla", "mamba_ssm", "torch")
 """What `auto` tries on a GPU, the first that can do what is asked. Ours come first: they alone do all of it
 (states, packs, fp32 to 1e-5), and nothing has been measured that says another is faster."""
-
-BACKWARD: dict[str, frozenset[str]] = {
-    "triton": frozenset({"taylor_linear_attention", "prefix_linear_attention"}),
-    "fla": frozenset({"gla", "short_conv", "ssd"}),
-    "mamba_ssm": frozenset({"ssd"}),
-}
-"""Backend of a GPU -> the ops whose gradient it has; naive and torch have all."""
 
 FROM_NOTHING = {("selective_scan", "mamba_ssm")}
 """(op, backend) that cannot go on from a state: of no use to a model, which reads in pieces."""
@@ -98,25 +80,21 @@ def choose(
     op: str,
     device: str,
     *,
-    training: bool = False,
     problem_of: Callable[[str], str | None] | None = None,
 ) -> str:
     """The backend that `auto` means for `op` on `device` ("cpu", "cuda:0", ...), for a model that goes on
     from states and reads packs.
 
     On a GPU the first of ORDER that is installed, on a CPU numba where it can be imported and has code of its
-    own; else torch. training: only those with a backward. problem_of: why a
-    backend cannot be used, or None.
+    own; else torch. problem_of: why a backend cannot be used, or None.
     """
     backends = OPS[op]
     problem_of = problem_of or problem
     if device == "cpu":
         compiled = backends.get("numba", backends["torch"]) != backends["torch"]
-        return "numba" if compiled and not training and problem_of("numba") is None else "torch"
+        return "numba" if compiled and problem_of("numba") is None else "torch"
     for backend in ORDER if device.startswith("cuda") else ():
         able = backend in backends and (op, backend) not in FROM_NOTHING
-        if training and backend in PACKAGES:
-            able = able and op in BACKWARD.get(backend, ())
         if able and (backend not in PACKAGES or problem_of(backend) is None):
             return backend
     return "torch"
@@ -127,7 +105,6 @@ def plan(
     backend: str,
     device: str,
     *,
-    training: bool = False,
     problem_of: Callable[[str], str | None] | None = None,
 ) -> str:
     """What serves each of a model's ops, its main one first -> "NAME" or "NAME,OP=NAME,...".
@@ -137,13 +114,13 @@ def plan(
     """
     main = ops[0]
     if device == "cpu" and "," not in backend:
-        auto = choose(main, device, training=training, problem_of=problem_of)
+        auto = choose(main, device, problem_of=problem_of)
         return auto if backend == "auto" else backend
     chosen = {}
     for op in ops:
         wanted = named(op, backend)
         able = wanted in OPS[op] and (op, wanted) not in FROM_NOTHING
-        chosen[op] = wanted if able else choose(op, device, training=training, problem_of=problem_of)
+        chosen[op] = wanted if able else choose(op, device, problem_of=problem_of)
     others = [f"{op}={name}" for op, name in chosen.items() if name != chosen[main]]
     return ",".join([chosen[main], *others])
 

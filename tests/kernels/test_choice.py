@@ -10,7 +10,6 @@ import pytest
 
 from jrt_kernels import registry
 from jrt_kernels.registry import (
-    BACKWARD,
     FROM_NOTHING,
     OPS,
     ORDER,
@@ -54,14 +53,6 @@ def test_what_is_installed_further_down_the_order_is_not_even_imported() -> None
 
     assert choose("short_conv", "cuda:0", problem_of=ask) == ORDER[0]
     assert asked == [ORDER[0]]
-
-
-def test_training_takes_only_what_has_a_backward() -> None:
-    for op, backends in OPS.items():
-        chosen = choose(op, "cuda:0", training=True, problem_of=only(*PACKAGES, "numba"))
-        assert chosen == "torch" or op in BACKWARD[chosen]
-        assert chosen in backends
-        assert choose(op, "cpu", training=True, problem_of=only(*PACKAGES, "numba")) == "torch"
 
 
 def test_a_cpu_gets_numba_or_torch_whatever_is_installed() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jrtcli.errors import CheckpointError
 from jrtcli.models.base import RecurrentLM
 from jrtcli.models.linear import Linear, int8_linear, quantize
 from jrtcli.state import State
@@ -98,3 +99,9 @@ def same(got: State, want: State) -> None:
                 y = a[name]
                 width = min(x.shape[1], y.shape[1])  # a cache of keys has zeros in front of the shorter
                 assert error(y[:, -width:], x[:, -width:]) < 1e-5, name
+
+
+def test_no_file_is_made_of_int8_weights(tiny: Any) -> None:
+    model = int8(tiny, "torch")
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        model.to_checkpoint()
