@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from jrtcli.metrics import contains
 from jrtcli.reader import MAX_NEW_TOKENS
 from jrtcli.reread_batch import RereadBatch
 from jrtcli.rereading import MOST_READS, THRESHOLD, Again
+from jrtcli.user_cache import user_cache
+from jrtcli.whole_file import write_json
 
 if TYPE_CHECKING:
     from jrtcli.course import Pass
@@ -173,9 +174,8 @@ def calibrate(
 
 
 def folder() -> Path:
-    """Where thresholds are kept: beside the cache of states, $XDG_CACHE_HOME/jrt, else ~/.cache/jrt."""
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jrt" / "thresholds"
+    """Where thresholds are kept: beside the cache of states."""
+    return user_cache() / "thresholds"
 
 
 def _place(reader: Reader, most: int) -> Path:
@@ -184,15 +184,9 @@ def _place(reader: Reader, most: int) -> Path:
 
 
 def keep(reader: Reader, found: Calibration) -> Path:
-    """Write a calibration to its place, whole or not at all. Raises UsageError where that cannot be."""
+    """Write a calibration to its place, whole or not at all. Raises JrtError where that cannot be."""
     place = _place(reader, found.reads)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = place.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(asdict(found), indent=1) + "\n")
-        partial.replace(place)
-    except OSError as error:
-        raise UsageError(f"{place}: the threshold cannot be kept: {error.strerror}") from None
+    write_json(place, asdict(found))
     return place
 
 

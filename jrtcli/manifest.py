@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jrtcli import __version__
+from jrtcli.whole_file import write_json
 
 FORM = 1
 
@@ -36,23 +35,10 @@ def read_manifest(out: Path | str) -> dict[str, Any] | None:
 
 
 def write_manifest(out: Path, run: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write the manifest of an output, whole or not at all. Raises OSError."""
+    """Write the manifest of an output, whole or not at all. Raises JrtError."""
     path = manifest_path(out)
     manifest = {"jrt_batch": FORM, "jrt": __version__, "run_hash": run_hash(run), "run": run, **about}
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(descriptor)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_json(path, manifest)
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jrtcli.appended import AppendedFile
 from jrtcli.compressed import Damaged, by_magic
-from jrtcli.errors import JrtError, UsageError
+from jrtcli.errors import UsageError
 from jrtcli.lines import MAX_LINE_BYTES, Lines, Source
 from jrtcli.manifest import differences, manifest_path, read_manifest, run_hash, write_manifest
 from jrtcli.records import BadRow, Record, id_digest
@@ -106,12 +106,7 @@ class Predictions:
         try:
             self._check(run)
             self._repair()
-            try:
-                write_manifest(self.path, run, about or {})
-            except OSError as error:
-                raise JrtError(
-                    f"{manifest_path(self.name)}: cannot be written: {error.strerror or error}"
-                ) from None
+            write_manifest(self.path, run, about or {})
         except BaseException:
             self._file.give_up()
             raise

@@ -21,6 +21,7 @@ from jrtcli import __version__
 from jrtcli.document import About, describe, state_bytes, state_of
 from jrtcli.errors import StateError, UsageError
 from jrtcli.state_file import SUFFIX, MissingFile, read_file, write_all
+from jrtcli.user_cache import user_cache
 
 if TYPE_CHECKING:
     from jrtcli.checkpoint import Loaded
@@ -64,10 +65,8 @@ class Entry:
 
 
 def cache_directory() -> Path:
-    """`jrt/states` in the user's cache folder: XDG_CACHE_HOME, else ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    # As the XDG specification has it, a path that is not absolute is ignored.
-    return (Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()) / "jrt" / "states"
+    """Where states are kept: in the user's cache."""
+    return user_cache() / "states"
 
 
 def quota() -> int:

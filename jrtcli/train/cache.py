@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jrtcli.errors import JrtError
+from jrtcli.user_cache import user_cache
 
 
 def cache_root(asked: str) -> Path:
-    """The folder asked for, or the user's cache folder (XDG_CACHE_HOME, else ~/.cache) and `jrt/train`."""
-    if asked:
-        return Path(asked)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "jrt" / "train"
+    """The folder asked for, or `train` in the user's cache."""
+    return Path(asked) if asked else user_cache() / "train"
 
 
 def file_identity(path: Path) -> list[Any]:
