@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,11 @@ def _is_metaspace(node: dict[str, Any]) -> bool:
 
 def _continuation(spec: dict[str, Any]) -> dict[str, Any] | None:
     """The same tokenizer without a space in front of a text; None where there is none anyway."""
-    spec = json.loads(json.dumps(spec))
+    parts = ("normalizer", "pre_tokenizer", "decoder")
+    # The vocabulary, megabytes of it, is shared with the original.
+    spec = spec | {key: deepcopy(spec.get(key)) for key in parts}
     changed = False
-    for key in ("normalizer", "pre_tokenizer", "decoder"):
+    for key in parts:
         for node in _nodes(spec.get(key)):
             if node.get("type") == "Metaspace" and node.get("prepend_scheme", "always") != "never":
                 node["prepend_scheme"], changed = "never", True
