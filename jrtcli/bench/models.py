@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,16 +17,9 @@ from jrt_kernels.registry import Unsupported
 from jrtcli.bench import accuracy
 from jrtcli.bench.ceilings import Ceilings
 from jrtcli.bench.clock import Clock, percentile, threads_of
+from jrtcli.bench.llama_cpp import LlamaCpp, files_of
 from jrtcli.bench.problems import attempt
-from jrtcli.bench.programs import (
-    INT8,
-    LlamaCpp,
-    Ours,
-    Program,
-    TransformerPlusPlus,
-    Transformers,
-    open_ours,
-)
+from jrtcli.bench.programs import INT8, Ours, Program, TransformerPlusPlus, Transformers, open_ours
 from jrtcli.bench.rows import Row
 from jrtcli.bench.shapes import SHAPES, write_random
 from jrtcli.bench.turns import Turn, take_turns
@@ -44,8 +37,9 @@ class Plan:
     """What to time. models: names of SHAPES (random weights), or what `jrtcli.load` takes; shapes: (B, T).
 
     new_tokens: 0 to time reading alone; else steps after the tokens of a shape were read. dtypes: as
-    `jrtcli.load` has them, or int8. gguf: for llama.cpp. keep: where random weights stay. most_s: after so
-    many seconds a row is not repeated.
+    `jrtcli.load` has them, or int8. gguf: files and folders for llama.cpp, which has a row for each file
+    beside the first of the dtypes. keep: where random weights stay. most_s: after so many seconds a row is
+    not repeated.
     """
 
     models: tuple[str, ...]
@@ -57,30 +51,36 @@ class Plan:
     threads: tuple[int, ...]
     repeat: int
     new_tokens: int = 0
-    gguf: Path | None = None
+    gguf: tuple[Path, ...] = ()
     keep: Path | None = None
     most_s: float = 30.0
 
     @property
     def count(self) -> int:
         """At most how many rows it makes; a model with an encoder is not read twice."""
-        each = len(self.peers) + len(self.backends) + (not self.new_tokens)
-        return len(self.models) * len(self.shapes) * len(self.threads) * len(self.dtypes) * each
+        timed, files = len(self.shapes) * len(self.threads), 0
+        if LlamaCpp.name in self.peers:
+            files = sum(max(1, len(found)) for found in files_of(self.gguf, self.models).values())
+        each = len(set(self.peers) - {LlamaCpp.name}) + len(self.backends) + (not self.new_tokens)
+        return timed * (len(self.models) * len(self.dtypes) * each + files)
 
 
 def measure(plan: Plan, ceilings: Mapping[tuple[str, int], Ceilings]) -> Generator[Row, None, None]:
     """The rows, those of one model, dtype and shape together. ceilings: as in jrtcli.bench.kernels."""
     with torch.no_grad(), ExitStack() as stack:
+        files = files_of(plan.gguf, plan.models)
         folders = {name: stack.enter_context(_checkpoint(plan, name)) for name in plan.models}
         one_thread: dict[tuple[Any, ...], Row] = {}
         for threads in plan.threads:
             with threads_of(threads):
                 clock = Clock(plan.device, threads)
                 for name in plan.models:
+                    best: dict[tuple[int, int], Row] = {}
                     for dtype in plan.dtypes:
                         models = _Models(plan, name, folders[name], dtype, clock, ceilings[dtype, threads])
-                        for row in models.rows():
-                            key = (row.subject, row.runner, row.batch, row.tokens, row.dtype)
+                        models.gguf = files[name] if dtype == plan.dtypes[0] else None
+                        for row in models.rows(best):
+                            key = (row.subject, row.runner, row.batch, row.tokens, row.dtype, row.note)
                             first = one_thread.setdefault(key, row)
                             yield row if first is row else _over_one_thread(row, first)
 
@@ -103,7 +103,12 @@ def _checkpoint(plan: Plan, name: str) -> Iterator[str | Path]:
 
 
 class _Models:
-    """One checkpoint in one dtype: every program that reads it, held until its shapes are done."""
+    """One checkpoint in one dtype: every program that reads it, held until its shapes are done.
+
+    gguf: files for llama.cpp, whose rows are the same beside every dtype; None: they are there already.
+    """
+
+    gguf: tuple[Path, ...] | None = ()
 
     def __init__(
         self, plan: Plan, name: str, folder: str | Path, dtype: str, clock: Clock, ceilings: Ceilings
@@ -115,23 +120,39 @@ class _Models:
         self.problems: dict[str, str] = {}
         self.ours: Ours | None = None
 
-    def rows(self) -> Iterator[Row]:
-        """Raises JrtError where the checkpoint is none of ours."""
+    def rows(self, best: dict[tuple[int, int], Row]) -> Iterator[Row]:
+        """best: llama.cpp's fastest row of a shape, noted beside the first dtype and compared with beside
+        all. Raises JrtError where the checkpoint is none of ours.
+        """
         self._open()
-        alone: dict[str, Row] = {}
+        alone: dict[tuple[str, str], Row] = {}
         for batch, tokens in self.plan.shapes:
-            turns = self._turns(batch, tokens)
-            take_turns(turns, self.clock, self.plan.repeat, self.plan.most_s)
-            done = [self._finished(turn) for turn in turns]
-            first = self.plan.peers[0] if self.plan.peers else None
-            reference = next((row for row in done if row.runner == first), None)
+            pairs = self._turns(batch, tokens)
+            take_turns([turn for turn, _ in pairs], self.clock, self.plan.repeat, self.plan.most_s)
+            done = [self._finished(*pair) for pair in pairs]
+            reference = self._reference(done, best, (batch, tokens))
             for row in done:
                 if batch == 1:
-                    alone[row.runner] = row
-                one = alone[row.runner].tokens_per_s if row.runner in alone else None
+                    alone[row.runner, row.dtype] = row
+                first = alone.get((row.runner, row.dtype))
+                one = None if first is None else first.tokens_per_s
                 if row.new_tokens and batch > 1 and one and row.tokens_per_s:
                     row = replace(row, over_one_row=row.tokens_per_s / one)
                 yield row.beside(reference)
+
+    def _reference(
+        self, done: Sequence[Row], best: dict[tuple[int, int], Row], shape: tuple[int, int]
+    ) -> Row | None:
+        """The first peer's row; of several file types of llama.cpp the fastest one's."""
+        first = self.plan.peers[0] if self.plan.peers else None
+        found = [row for row in done if row.runner == first]
+        if first != LlamaCpp.name:
+            return found[0] if found else None
+        timed = [row for row in found if row.tokens_per_s]
+        if timed:
+            fastest = max(timed, key=lambda row: row.tokens_per_s or 0)
+            best[shape] = fastest if len(timed) == 1 else replace(fastest, runner=f"the best {first}")
+        return best.get(shape)
 
     def _open(self) -> None:
         """Load every program; what cannot be loaded, or is wrong, is a reason for all of its rows."""
@@ -139,8 +160,8 @@ class _Models:
         for backend in plan.backends:
             self._try(backend, partial(open_ours, self.folder, plan.device, self.dtype, backend))
         self.ours = next((p for p in self.programs.values() if isinstance(p, Ours)), None)
-        for peer in plan.peers:
-            self._try(peer, partial(self._peer, peer))
+        for peer, file in self._peers():
+            self._try(f"{peer} {file.name}" if file else peer, partial(self._peer, peer, file))
         if self.ours is None:
             return
         ids = self._ids(1, accuracy.CHECKED_TOKENS + accuracy.CHECKED_STEPS)
@@ -160,11 +181,21 @@ class _Models:
         if note is not None:
             self.problems[name] = note
 
-    def _peer(self, peer: str) -> Program:
+    def _peers(self) -> list[tuple[str, Path | None]]:
+        """The peers to time beside this dtype, llama.cpp once for each of its files."""
+        peers: list[tuple[str, Path | None]] = []
+        for peer in self.plan.peers:
+            if peer != LlamaCpp.name:
+                peers.append((peer, None))
+            elif self.gguf is not None:
+                peers += [(peer, file) for file in self.gguf or (None,)]
+        return peers
+
+    def _peer(self, peer: str, file: Path | None) -> Program:
         plan = self.plan
         if peer == LlamaCpp.name:
             most = max(tokens for _, tokens in plan.shapes) + plan.new_tokens * (plan.repeat + 2) + 1
-            return LlamaCpp(plan.gguf, plan.device, self.clock.threads, most)
+            return LlamaCpp(file, plan.device, self.clock.threads, most)
         if self.dtype == INT8:
             raise Unsupported(f"{peer} is not timed with int8 weights")
         if self.ours is None:
@@ -177,8 +208,12 @@ class _Models:
     def _checked(self, name: str, wanted: list[Tensor], ids: Tensor) -> Program:
         program = self.programs[name]
         self.errors[name] = worst = accuracy.error(program, wanted, ids)
-        exactly = self.dtype == "float32" and not isinstance(program, LlamaCpp)
+        if isinstance(program, LlamaCpp):
+            exactly, coarse = program.dtype == "F32", program.bits < 8
+        else:
+            exactly, coarse = self.dtype == "float32", False
         allowed = accuracy.FP32_TOLERANCE if exactly else accuracy.OTHER_TOLERANCE
+        allowed = accuracy.COARSE_TOLERANCE if coarse else allowed
         if not worst <= allowed:
             raise JrtError(
                 f"wrong: relative RMS error of the logits {worst:.2g} against fp64, allowed {allowed}"
@@ -192,14 +227,19 @@ class _Models:
         ids = torch.randint(max(2, rows * 9 // 10), (batch, tokens), generator=seed)
         return ids.to(self.plan.device)
 
-    def _turns(self, batch: int, tokens: int) -> list[Turn]:
-        turns = [self._turn(name, batch, tokens) for name in (*self.plan.peers, *self.plan.backends)]
+    def _turns(self, batch: int, tokens: int) -> list[tuple[Turn, Program | None]]:
+        """What is to be timed, each with its program, None where it could not be loaded."""
+        peers = [(f"{peer} {file.name}" if file else peer, peer) for peer, file in self._peers()]
+        turns = [
+            (self._turn(key, name, batch, tokens), self.programs.get(key))
+            for key, name in (*peers, *((backend, backend) for backend in self.plan.backends))
+        ]
         ours = self.ours
         if ours is not None and not self.plan.new_tokens and not ours.model.has_encoder:
             row = replace(self._row(JRT_PROMPT, batch, tokens), parameters=ours.parameters)
             row = replace(row, note=f"{ours.name} over {2 * tokens:,} tokens")
             ids = self._ids(batch, tokens).repeat(1, 2)
-            turns.append(Turn(row, lambda: _first_token(ours.read(ids)[0])))
+            turns.append((Turn(row, lambda: _first_token(ours.read(ids)[0])), ours))
         return turns
 
     def _row(self, runner: str, batch: int, tokens: int) -> Row:
@@ -210,18 +250,20 @@ class _Models:
             weights="random" if random else "checkpoint",
         )  # fmt: skip
 
-    def _turn(self, name: str, batch: int, tokens: int) -> Turn:
-        program = self.programs.get(name)
-        if program is None or name in self.problems:
-            runner = name if program is None else program.name
-            return Turn(replace(self._row(runner, batch, tokens), note=self.problems[name]))
+    def _turn(self, key: str, name: str, batch: int, tokens: int) -> Turn:
+        program = self.programs.get(key)
+        if program is None or key in self.problems:
+            row = self._row(name if program is None else program.name, batch, tokens)
+            file = key.removeprefix(name).strip()
+            row = replace(row, dtype=program.dtype) if isinstance(program, LlamaCpp) else row
+            return Turn(replace(row, note=f"{file}: {self.problems[key]}" if file else self.problems[key]))
         row = replace(
             self._row(program.name, batch, tokens), parameters=program.parameters, note=program.about
         )
         if isinstance(program, LlamaCpp):
             row = replace(row, dtype=program.dtype)
-        if name in self.errors:
-            row = replace(row, error=self.errors[name], checked=accuracy.WORDS)
+        if key in self.errors:
+            row = replace(row, error=self.errors[key], checked=accuracy.WORDS)
         ids = self._ids(batch, tokens)
         if self.plan.new_tokens:
             call = self._steps(program, ids)
@@ -253,14 +295,13 @@ class _Models:
 
         return call
 
-    def _finished(self, turn: Turn) -> Row:
+    def _finished(self, turn: Turn, program: Program | None) -> Row:
         row = turn.row
         if not turn.samples_ms:
             return row
         row = replace(row, samples_ms=tuple(turn.samples_ms))
         if not row.new_tokens:
             row = replace(row, first_token_ms=percentile(turn.walls_ms, 0.5))
-        program = next((p for p in self.programs.values() if p.name == row.runner), self.ours)
         if program is not None and turn.peak is not None:
             row = replace(row, peak_bytes=turn.peak + program.weight_bytes)
         return self._against_ceilings(row, program) if isinstance(program, Ours) else row

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,52 +137,6 @@ class TransformerPlusPlus(Transformers):
     def read(self, ids: Tensor) -> tuple[Tensor, Any]:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return super().read(ids)
-
-
-_FILE_TYPES = {"0": "F32", "1": "F16", "2": "Q4_0", "7": "Q8_0", "15": "Q4_K_M", "18": "Q6_K", "32": "BF16"}
-
-
-class LlamaCpp(Program):
-    """llama.cpp through llama-cpp-python, on a GGUF file that the user made of the same weights."""
-
-    name = "llama.cpp"
-
-    def __init__(self, gguf: Path | None, device: str, threads: int, most_tokens: int) -> None:
-        if find_spec("llama_cpp") is None:
-            raise Unsupported("llama-cpp-python is not installed: pip install llama-cpp-python")
-        if gguf is None:
-            raise Unsupported("needs a GGUF file of the same weights: --gguf FILE")
-        self.library = import_module("llama_cpp")
-        self.model = self.library.Llama(
-            model_path=str(gguf),
-            n_ctx=most_tokens,
-            n_batch=2048,
-            n_ubatch=512,
-            n_threads=threads,
-            n_threads_batch=threads,
-            n_gpu_layers=-1 if device.startswith("cuda") else 0,
-            verbose=False,
-        )
-        kind = str(self.model.metadata.get("general.file_type", ""))
-        self.dtype = _FILE_TYPES.get(kind, f"GGUF type {kind or 'unknown'}")
-        self.about = f"{gguf.name}, n_batch 2048, n_ubatch 512"
-        self.weight_bytes = gguf.stat().st_size
-        self.parameters = int(self.library.llama_model_n_params(self.model.model))
-
-    def read(self, ids: Tensor) -> tuple[Tensor, Any]:
-        if ids.shape[0] > 1:
-            raise Unsupported("llama-cpp-python's Llama has one row: no batch")
-        self.model.reset()
-        self.model.eval(ids[0].tolist())
-        return self._logits(), None
-
-    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
-        self.model.eval(token.tolist())
-        return self._logits(), None
-
-    def _logits(self) -> Tensor:
-        pointer = self.library.llama_get_logits_ith(self.model.ctx, -1)
-        return torch.tensor(pointer[: self.model.n_vocab()])[None]
 
 
 def open_ours(folder: str | Path, device: str, dtype: str, backend: str) -> Ours:

@@ -72,11 +72,12 @@ NewTokens = Annotated[
     int, typer.Option("--new-tokens", "-n", min=1, help="Steps of a timed turn.", metavar="N")
 ]
 Gguf = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         "--gguf",
-        help="The same weights for --peer llama.cpp: its convert_hf_to_gguf.py makes them of a checkpoint's"
-        " folder, or of that of --keep-weights.",
+        help="The same weights for --peer llama.cpp, a row for each file; repeat, or name a folder of them."
+        " llama.cpp's convert_hf_to_gguf.py --outtype f32, f16, bf16 or q8_0 makes them of a checkpoint's"
+        " folder, or of that of --keep-weights; its llama-quantize makes Q4_K_M of the first.",
         metavar="FILE",
     ),
 ]
@@ -140,7 +141,8 @@ def prefill(
     here. Speed-ups are over softmax attention. jrt-prompt reads the prompt twice; its tokens/s count it once.
 
     With --model: each beside a Transformer++ of its size; --peer transformers and llama.cpp read the same
-    weights. Logits are checked in fp64 at 64 tokens. linears: the matrix products' time alone, as a share.
+    weights (of several --gguf files the fastest is what speed-ups are over). Logits are checked in fp64 at 64
+    tokens. linears: the matrix products' time alone, as a share.
 
     predicted ms is what the ceilings allow, which are measured first. Ctrl-C shows what is done.
     """
@@ -245,18 +247,19 @@ def _models(
     peer: str | None,
     dtype: str,
     threads: str | None,
-    gguf: Path | None,
+    gguf: Sequence[Path] | None,
     keep: Path | None,
 ) -> int:
-    if gguf is not None and not gguf.is_file():
-        raise UsageError(f"--gguf {gguf}: there is no such file")
+    from jrtcli.bench.llama_cpp import NAME, features, files_of
+
+    chosen = tuple(dict.fromkeys(part.strip() for part in model.split(",") if part.strip()))
+    files_of(gguf or (), chosen)
     dtypes, counts = _dtypes(dtype, asked.device, int8=True), _threads(threads, asked.device)
 
     from jrtcli.bench.models import PEERS, Plan, measure
     from jrtcli.bench.shapes import SHAPES
 
-    chosen = tuple(dict.fromkeys(part.strip() for part in model.split(",") if part.strip()))
-    default = PEERS[:1] if gguf is None else (PEERS[0], "llama.cpp")
+    default = (PEERS[0], NAME) if gguf else PEERS[:1]
     plan = Plan(
         models=chosen,
         shapes=shapes,
@@ -267,13 +270,15 @@ def _models(
         threads=counts,
         repeat=asked.repeat,
         new_tokens=new_tokens,
-        gguf=gguf,
+        gguf=tuple(gguf or ()),
         keep=keep,
     )
     random = [name for name in chosen if name in SHAPES]
     notes = [f"{', '.join(random)}: the published shape with random weights"] if random else []
     if keep is not None and random:
         notes.append(f"those weights stay under {keep}")
+    if NAME in plan.peers and (used := features()) is not None:
+        notes.append(f"llama.cpp uses {used}")
     return _run(console, asked, lambda c: measure(plan, c), plan.count, dtypes, counts, notes)
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from jrt_kernels.registry import Unsupported
 from jrtcli.bench import models, programs, shapes
 from jrtcli.bench.ceilings import Ceilings
 from jrtcli.bench.models import Plan, measure
@@ -160,51 +157,3 @@ def test_a_transformer_of_the_same_size(parameters: int, width: int, rows: int) 
     d, inner = shape["hidden_size"], shape["intermediate_size"]
     made = rows * d + shape["num_hidden_layers"] * (4 * d * d + 3 * d * inner)
     assert abs(made / parameters - 1) < 0.05 and d % shape["num_attention_heads"] == 0
-
-
-class _Llama:
-    """What llama-cpp-python's Llama is asked for: tokens one after the other, the logits of the last."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options, self.seen = options, [0]
-        self.metadata, self.model, self.ctx = {"general.file_type": "7"}, self, self
-
-    def reset(self) -> None:
-        self.seen = [0]
-
-    def eval(self, ids: list[int]) -> None:
-        self.seen += ids
-
-    def n_vocab(self) -> int:
-        return 96
-
-
-def test_llama_cpp_reads_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    gguf = tmp_path / "tiny.gguf"
-    gguf.write_bytes(b"GGUF")
-    library = SimpleNamespace(
-        Llama=_Llama,
-        llama_model_n_params=lambda model: 1000,
-        llama_get_logits_ith=lambda ctx, i: [float(sum(ctx.seen) + j) for j in range(96)],
-        __spec__=None,
-    )
-    monkeypatch.setattr(programs, "find_spec", lambda name: library)
-    monkeypatch.setattr(programs, "import_module", lambda name: library)
-    program = programs.LlamaCpp(gguf, "cpu", 2, 100)
-    assert program.dtype == "Q8_0" and program.weight_bytes == 4 and program.parameters == 1000
-    assert program.model.options["n_threads"] == 2 and program.model.options["n_ctx"] == 100
-    logits, state = program.read(torch.tensor([[3, 4]]))
-    assert logits.shape == (1, 96) and logits[0, 0] == 7
-    assert program.step(torch.tensor([5]), state)[0][0, 1] == 13
-    assert program.read(torch.tensor([[1]]))[0][0, 0] == 1
-    with pytest.raises(Unsupported, match="no batch"):
-        program.read(torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(Unsupported, match="--gguf"):
-        programs.LlamaCpp(None, "cpu", 1, 100)
-
-
-def test_llama_cpp_that_is_missing_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    monkeypatch.setattr(programs, "find_spec", lambda name: None)
-    found = rows(plan(peers=("llama.cpp",)))
-    assert "llama-cpp-python is not installed" in str(found[0].note) and found[1].samples_ms
