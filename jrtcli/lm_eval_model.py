@@ -37,6 +37,7 @@ class JrtModel(LM):
         window: int | None = None,
         device: str | None = None,
         dtype: str = "auto",
+        weights: str = "auto",
         backend: str = "auto",
         revision: str | None = None,
         tokenizer: str | None = None,
@@ -55,6 +56,7 @@ class JrtModel(LM):
             pretrained,
             device=_device(device),
             dtype=dtype,
+            weights=weights,
             backend=backend,
             revision=revision,
             tokenizer=tokenizer,
@@ -74,7 +76,7 @@ class JrtModel(LM):
         identity = self.loaded.identity
         return {
             "model_num_parameters": identity.parameters,
-            "model_dtype": self.loaded.dtype,
+            "model_dtype": self.loaded.numbers,
             "model_revision": identity.revision,
             "model_sha": identity.weights_sha256,
         }

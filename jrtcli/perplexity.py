@@ -114,6 +114,7 @@ def perplexity(
     if not facts["scored_tokens"]:
         raise UsageError(_too_short(loaded, settings))
     facts |= {
+        "numbers": loaded.numbers,
         "length": settings.length,
         "skip": settings.skip,
         "far": settings.far,

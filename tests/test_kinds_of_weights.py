@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer import Typer
 
 import jrtcli
 from jrtcli.batch import Answerer, BatchSettings
-from jrtcli.cli import main
+from jrtcli.cli import COMMANDS, main
 from jrtcli.document import load_state, save_state
 from jrtcli.errors import StateError, UsageError
 from jrtcli.models.linear import Linear, multiplies_bf16
@@ -155,6 +158,50 @@ def test_a_state_decides_for_ask_and_the_report_says_it(
     assert (machine["weights"], machine["dtype"]) == ("int8", "float32")
     assert main(ask) == 0
     assert "int8 weights, float32" in capsys.readouterr().err
+    assert main(["state", "verify", str(state), "-m", "own"]) == 0
+
+
+def test_perplexity_and_words_of_int8_are_other_numbers_and_say_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text(TEXT)
+    asked = ["eval", "perplexity", str(text), "-m", str(folder), "--json", "--quiet"]
+    found = []
+    for more in ([], ["--weights", "int8"]):
+        assert main([*asked, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    numbers = [next(iter(each["models"].values()))["numbers"] for each in found]
+    assert numbers == ["float32", "int8 weights, float32"]
+    plain, int8 = (each["rows"][0]["nll"] for each in found)
+    assert plain != int8 and plain == pytest.approx(int8, rel=0.02)
+    probe = [
+        "probe",
+        "--model",
+        str(folder),
+        "--questions",
+        "2",
+        "--weights",
+        "int8",
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    assert main(probe) == 0
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["numbers"] == "int8 weights, float32"
+
+
+def test_commands_that_load_a_model_say_alike_where_and_how() -> None:
+    alike = {"device", "dtype", "weights", "backend", "revision", "tokenizer"}
+    checked = []
+    for name, (target, _) in COMMANDS.items():
+        module, attribute = target.split(":")
+        function = getattr(import_module(module), attribute)
+        given = set() if isinstance(function, Typer) else set(inspect.signature(function).parameters)
+        # `train` makes a model.
+        if "backend" in given and name != "train":
+            assert alike <= given, name
+            checked.append(name)
+    assert set(checked) >= {"ask", "batch", "read", "probe", "eval", "eval perplexity", "doctor"}
 
 
 def test_doctor_says_what_is_done_with_bfloat16_and_checks_int8(

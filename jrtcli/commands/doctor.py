@@ -26,6 +26,7 @@ def doctor(
     seed: options.Seed = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
+    tokenizer: options.Tokenizer = None,
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -45,8 +46,8 @@ def doctor(
     checks: list[Check] = []
     about: dict[str, Any] | None = None
     if model is not None:
-        choices = {"revision": revision, "device": device, "dtype": dtype, "backend": backend}
-        choices["weights"] = weights
+        choices: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype, "backend": backend}
+        choices |= {"weights": weights, "tokenizer": tokenizer}
         about, checks = _check(console, model, seed, choices)
     if json:
         console.json(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrtcli.commands import options
+from jrtcli.commands.ask import load
 from jrtcli.console import Console
 from jrtcli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
@@ -67,6 +68,7 @@ def perplexity(
     tokenizer: options.Tokenizer = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Perplexity of texts: in all, of AR hits, of the rest; by distance and by frequency (Figure 3).
@@ -87,7 +89,6 @@ def perplexity(
         raise UsageError(f"{output}: is no folder; -o names one")
 
     from jrtcli.bigrams import count
-    from jrtcli.checkpoint import load
     from jrtcli.perplexity import Settings
     from jrtcli.perplexity import perplexity as measure
     from jrtcli.source import read_document
@@ -102,7 +103,14 @@ def perplexity(
     try:
         for name in names:
             loaded = load(
-                name, device=device, dtype=dtype, backend=backend, revision=revision, tokenizer=tokenizer
+                console,
+                name,
+                device=device,
+                dtype=dtype,
+                weights=weights,
+                backend=backend,
+                revision=revision,
+                tokenizer=tokenizer,
             )
             counts: BigramCounts | None = None
             if reference_files:
@@ -228,7 +236,7 @@ def _cells(row: dict[str, Any], several: bool) -> tuple[str, ...]:
 
 
 def _said(name: str, fact: dict[str, Any]) -> str:
-    scored = f"{name}: {fact['scored_tokens']:,} of {fact['tokens']:,} tokens scored"
+    scored = f"{name} ({fact['numbers']}): {fact['scored_tokens']:,} of {fact['tokens']:,} tokens scored"
     if fact["left_tokens"]:
         scored += f", {fact['left_tokens']:,} left over in sequences too short"
     if fact["rare"] is None:

@@ -75,9 +75,11 @@ def probe(
     output: Output = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
+    tokenizer: options.Tokenizer = None,
     revision: options.Revision = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    weights: options.Weights = "auto",
     backend: options.Backend = "auto",
 ) -> int:
     """Show in minutes why reading twice helps: small models trained to compare sets, or to recall pairs.
@@ -98,7 +100,8 @@ def probe(
             )
         from jrtcli.commands.probe_words import words
 
-        choices = {"revision": revision, "device": device, "dtype": dtype, "backend": backend}
+        choices = {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": dtype}
+        choices |= {"weights": weights, "backend": backend}
         return words(Console(quiet=quiet), model, choices, questions, seed, format, output)
     if task is None:
         raise UsageError(

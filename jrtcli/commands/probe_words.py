@@ -53,7 +53,13 @@ def words(
         if output is not None:
             (output / "rows.jsonl").write_text("".join(json_module.dumps(row) + "\n" for row in rows))
             (output / "rows.csv").write_text(as_csv(rows))
-            summary = {"model": model, "seed": seed, "accuracy": made, "differences": apart}
+            summary = {
+                "model": model,
+                "numbers": loaded.numbers,
+                "seed": seed,
+                "accuracy": made,
+                "differences": apart,
+            }
             (output / "summary.json").write_text(dumps(summary) + "\n")
             console.note(f"rows and summary: {output}")
     return EXIT_INTERRUPTED if interrupted else EXIT_DONE

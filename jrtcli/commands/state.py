@@ -188,7 +188,8 @@ def _verify(
     if model is None:
         return "whole and unchanged" + (f", of {document.name}" if document is not None else "")
     wanted, revision = of_state(about) if model == "own" else (model, None)
-    loaded = load(console, wanted, revision=revision, tokenizer=tokenizer, dtype=about.identity.dtype)
+    numbers = {"dtype": about.identity.dtype, "weights": about.identity.weights}
+    loaded = load(console, wanted, revision=revision, tokenizer=tokenizer, **numbers)
 
     from jrtcli.document import state_of
     from jrtcli.reader import Reader
