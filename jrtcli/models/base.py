@@ -249,7 +249,7 @@ class RecurrentLM(nn.Module):
         offsets, counts = self._rows(tokens, mask, lengths, cu_seqlens)
         if min(counts, default=0) < 1:
             raise ValueError("every row needs at least one token")
-        rows = len(counts)
+        rows, given = len(counts), state
         state = self.init_state(rows) if state is None else state
         if len(state) != rows:
             raise ValueError(f"the state has {len(state)} rows, the tokens {rows}")
@@ -261,6 +261,7 @@ class RecurrentLM(nn.Module):
 
         flat = tokens.reshape(-1)
         layers, length = state.layers, state.length
+        owned = given is None
         last = torch.empty(0)
         position, chunk = [0] * rows, max(1, self.prefill_tokens // rows)
         while any(at < count for at, count in zip(position, counts, strict=True)):
@@ -284,16 +285,16 @@ class RecurrentLM(nn.Module):
                 )
             if len(set(take)) == 1:
                 span = Span(before, take[0], None, covered, pad_mask if covered is not None else None)
-                hidden, inner = self._read(torch.stack(pieces), inner, span)
+                hidden, inner = self._read(torch.stack(pieces), inner, span, owned=owned)
                 ends = hidden[:, -1]
             else:
                 sizes = torch.tensor(take, device=self.device)
                 bounds = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
                 hidden, inner = self._read(
-                    torch.cat(pieces)[None], inner, Span(before, sum(take), bounds, covered)
+                    torch.cat(pieces)[None], inner, Span(before, sum(take), bounds, covered), owned=owned
                 )
                 ends = hidden[0, bounds[1:] - 1]
-            added = torch.tensor(take, device=self.device)
+            added, owned = torch.tensor(take, device=self.device), True
             if whole:
                 layers, length, last = inner, length + added, ends
             else:
@@ -333,14 +334,18 @@ class RecurrentLM(nn.Module):
         return self.head(hidden[:, 0]), State(layers, state.length + 1)
 
     def _read(
-        self, tokens: Tensor, states: Sequence[LayerState], span: Span
+        self, tokens: Tensor, states: Sequence[LayerState], span: Span, *, owned: bool = False
     ) -> tuple[Tensor, list[LayerState]]:
-        """tokens (B, T) through all layers -> hidden (B, T, D), the layers' new states."""
+        """tokens (B, T) through all layers -> hidden (B, T, D), the layers' new states.
+
+        owned: nobody else needs `states`: the new ones are written there. New memory for them in every chunk
+        of a long text, between what is freed, would leave holes that add up.
+        """
         x = self.embed(tokens)
         after = []
         for layer, state in zip(self.layers, states, strict=True):
             x, new = layer(x, state, span)
-            after.append(new)
+            after.append(_written(new, state) if owned else new)
         return x, after
 
     def _span(self, lengths: Tensor, bounds: Tensor) -> Span:
@@ -387,6 +392,15 @@ class RecurrentLM(nn.Module):
     def _pad_mask(self, mask: Tensor | None, tokens: int, encoder: Tensor | None) -> Tensor | None:
         """The mask a layer is to see where `keeps_padding`."""
         return None
+
+
+def _written(new: LayerState, old: LayerState) -> LayerState:
+    """`new`, what of it has the form of `old` in the memory of that."""
+    for name, x in new.items():
+        place = old[name]
+        if x is not place and (x.shape, x.dtype) == (place.shape, place.dtype):
+            new[name] = place.copy_(x)
+    return new
 
 
 def _put_rows(layers: Sequence[LayerState], rows: Sequence[LayerState], index: Tensor) -> list[LayerState]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from jrtcli.models import ARCHITECTURES
 
@@ -40,3 +42,31 @@ def test_the_peak_does_not_grow_with_the_length(name: str) -> None:
     assert long <= 1.2 * short
     # The interpreter and torch are most of either peak: the growth itself is a part of one activation.
     assert long - short < 0.5 * HELD_BYTES_PER_TOKEN * LONG
+
+
+def test_later_chunks_write_their_states_where_the_first_ones_lie(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tiny.architecture == "transformer":
+        pytest.skip("its cache grows with every token")
+    model = tiny.model()
+    monkeypatch.setattr(model, "prefill_tokens", 32)
+    ids = torch.randint(40, (1, 160), generator=torch.Generator().manual_seed(0))
+    _, given = model.prefill(ids[:, :64], **({"encoder_length": 24} if model.has_encoder else {}))
+    before = given.clone()
+    places: list[list[int]] = []
+    whole = model._read
+
+    def read(*args: Any, **options: Any) -> Any:
+        hidden, layers = whole(*args, **options)
+        places.append([x.data_ptr() for layer in layers for x in layer.values()])
+        return hidden, layers
+
+    monkeypatch.setattr(model, "_read", read)
+    _, after = model.prefill(ids[:, 64:], given)
+    assert len(places) == 3 and places[0] == places[1] == places[2]
+    held = [x.data_ptr() for layer in given.layers for x in layer.values()]
+    assert not set(held) & set(places[0])
+    for old, kept, new in zip(before.layers, given.layers, after.layers, strict=True):
+        assert all(torch.equal(old[key], kept[key]) for key in old)
+        assert any(not torch.equal(old[key], new[key]) for key in old)
