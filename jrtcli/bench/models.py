@@ -130,7 +130,7 @@ class _Models:
             pairs = self._turns(batch, tokens)
             take_turns([turn for turn, _ in pairs], self.clock, self.plan.repeat, self.plan.most_s)
             done = [self._finished(*pair) for pair in pairs]
-            reference = self._reference(done, best, (batch, tokens))
+            references = [self._reference(peer, done, best, (batch, tokens)) for peer in self.plan.peers]
             for row in done:
                 if batch == 1:
                     alone[row.runner, row.dtype] = row
@@ -138,20 +138,20 @@ class _Models:
                 one = None if first is None else first.tokens_per_s
                 if row.new_tokens and batch > 1 and one and row.tokens_per_s:
                     row = replace(row, over_one_row=row.tokens_per_s / one)
-                yield row.beside(reference)
+                first_peer, others = references[:1], [each for each in references[1:] if each is not None]
+                yield row.beside(first_peer[0] if first_peer else None).also_beside(others)
 
     def _reference(
-        self, done: Sequence[Row], best: dict[tuple[int, int], Row], shape: tuple[int, int]
+        self, peer: str, done: Sequence[Row], best: dict[tuple[int, int], Row], shape: tuple[int, int]
     ) -> Row | None:
-        """The first peer's row; of several file types of llama.cpp the fastest one's."""
-        first = self.plan.peers[0] if self.plan.peers else None
-        found = [row for row in done if row.runner == first]
-        if first != LlamaCpp.name:
+        """A peer's row; of several file types of llama.cpp the fastest one's."""
+        found = [row for row in done if row.runner == peer]
+        if peer != LlamaCpp.name:
             return found[0] if found else None
         timed = [row for row in found if row.tokens_per_s]
         if timed:
             fastest = max(timed, key=lambda row: row.tokens_per_s or 0)
-            best[shape] = fastest if len(timed) == 1 else replace(fastest, runner=f"the best {first}")
+            best[shape] = fastest if len(timed) == 1 else replace(fastest, runner=f"the best {peer}")
         return best.get(shape)
 
     def _open(self) -> None:

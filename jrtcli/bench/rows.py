@@ -20,8 +20,8 @@ class Row:
     backend or peer. tokens: of the prompt of one row, which JRT-Prompt reads twice; in decoding those read
     before. new_tokens: decoded for each row, 0 in prefill. parameters: of the model; weights: their source.
     samples_ms: of the timed calls; in decoding, of one step. peak_bytes: inputs or weights, and what the call
-    took above them. moved_bytes, flops: the least that the work needs. error: relative RMS against `checked`;
-    published_ms: the paper's.
+    took above them. moved_bytes, flops: the least that the work needs. speedup: over the first peer, `over`;
+    also: over the others. error: relative RMS against `checked`; published_ms: the paper's.
     """
 
     level: str
@@ -46,6 +46,7 @@ class Row:
     linears_share: float | None = None
     speedup: float | None = None
     over: str | None = None
+    also: tuple[tuple[str, float], ...] = ()
     over_one_row: float | None = None
     over_one_thread: float | None = None
     error: float | None = None
@@ -77,6 +78,12 @@ class Row:
             return self
         return replace(self, speedup=self.tokens_per_s / reference.tokens_per_s, over=reference.runner)
 
+    def also_beside(self, references: Iterable[Row]) -> Row:
+        """With the speed-ups over other peers than the first, of those that have a time."""
+        own = self.tokens_per_s
+        found = ((row.runner, row.tokens_per_s) for row in references)
+        return replace(self, also=tuple((name, own / speed) for name, speed in found if own and speed))
+
 
 _MEASURES = ("median_ms", "p20_ms", "p80_ms", "tokens_per_s")
 
@@ -85,6 +92,7 @@ def record(row: Row) -> dict[str, Any]:
     """A row as one flat mapping, measures before their samples."""
     held = {field.name: _finite(getattr(row, field.name)) for field in fields(row)}
     samples = list(held.pop("samples_ms"))
+    held["also"] = dict(row.also)
     at = list(held).index("first_token_ms")
     items = list(held.items())
     measures = [(name, getattr(row, name)) for name in _MEASURES]
@@ -109,7 +117,9 @@ def to_csv(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
     for row in held:
-        writer.writerow({**row, "samples_ms": " ".join(f"{ms:.6g}" for ms in row["samples_ms"])})
+        samples = " ".join(f"{ms:.6g}" for ms in row["samples_ms"])
+        also = "; ".join(f"{name} {value:.4g}" for name, value in row["also"].items())
+        writer.writerow({**row, "samples_ms": samples, "also": also})
     return stream.getvalue()
 
 

@@ -87,7 +87,10 @@ Keep = Annotated[
 ]
 Peers = Annotated[
     str | None,
-    typer.Option("--peer", help="Others to time, with commas, or none; speed-ups are over the first."),
+    typer.Option(
+        "--peer",
+        help="Others to time, with commas, or none; speed-ups are over each, of kernels over the first.",
+    ),
 ]
 Dtypes = Annotated[
     str,

@@ -56,6 +56,7 @@ def table(rows: Sequence[Row], *, paper: bool = False) -> tuple[list[str], list[
     """Columns and cells; a column in which no row has anything is left out."""
     rows = _once(rows)
     over = next((row.over for row in rows if row.over), None)
+    others = dict.fromkeys(name for row in rows for name, _ in row.also)
     decodes = any(row.new_tokens for row in rows)
     every: list[tuple[str, list[str]]] = [
         (rows[0].level if rows else "what", [row.subject for row in rows]),
@@ -68,6 +69,7 @@ def table(rows: Sequence[Row], *, paper: bool = False) -> tuple[list[str], list[
         ("p20–p80", [_spread(row) for row in rows]),
         ("tokens/s", [_count(row.tokens_per_s) for row in rows]),
         (f"over {over}", [_times(row.speedup) for row in rows]),
+        *((f"over {name}", [_times(dict(row.also).get(name)) for row in rows]) for name in others),
         ("over one row", [_times(row.over_one_row) for row in rows]),
         ("over one thread", [_times(row.over_one_thread) for row in rows]),
         ("first token s", [_number(row.first_token_ms, 1e-3) for row in rows]),

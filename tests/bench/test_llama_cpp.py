@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +19,9 @@ from jrtcli.bench import llama_cpp
 from jrtcli.bench.ceilings import Ceilings
 from jrtcli.bench.llama_cpp import LlamaCpp, features, files_of
 from jrtcli.bench.models import Plan, measure
-from jrtcli.bench.rows import Row
+from jrtcli.bench.rows import Row, record, to_csv
 from jrtcli.bench.shapes import SHAPES, write_random
+from jrtcli.commands.bench_show import table
 from jrtcli.errors import UsageError
 
 SHAPE = {
@@ -132,6 +135,23 @@ def test_every_file_is_a_row_once_and_all_are_compared_with_the_fastest(plan: Pl
     errors = [row.error for row in found[:3]]
     assert errors[0] < 1e-4 and errors[1:] == pytest.approx([0.05, 0.4], rel=0.1)  # type: ignore[operator]
     assert [row.note.split(",")[0] for row in found[:3]] == [f"small-{kind}.gguf" for kind in TYPES]  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("library")
+def test_two_peers_are_two_speed_ups(plan: Plan) -> None:
+    found = rows(replace(plan, peers=("transformers", "llama.cpp"), dtypes=("float32",)))
+    theirs, *files, ours, _ = found
+    best = max(files, key=lambda row: row.tokens_per_s or 0)
+    assert ours.over == "transformers" and dict(ours.also).keys() == {"the best llama.cpp"}
+    for name, other in (("transformers", theirs), ("the best llama.cpp", best)):
+        speedup = ours.speedup if name == ours.over else dict(ours.also)[name]
+        assert speedup == pytest.approx((ours.tokens_per_s or 0) / (other.tokens_per_s or 1))
+    names, cells = table(found)
+    at = names.index("over the best llama.cpp")
+    assert names[at - 1] == "over transformers" and all(line[at] for line in cells)
+    kept = next(csv.DictReader(io.StringIO(to_csv([ours], {}))))
+    assert kept["also"] == f"the best llama.cpp {dict(ours.also)['the best llama.cpp']:.4g}"
+    assert record(ours)["also"] == dict(ours.also)
 
 
 @pytest.mark.usefixtures("library")
