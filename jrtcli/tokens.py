@@ -54,9 +54,9 @@ class Tokenizer:
     def encode(self, text: str, *, first: bool) -> list[int]:
         """Ids of a text that begins a prompt (`first`: with BOS or a leading space where the family has them)
         or continues one. Lone surrogates become U+FFFD; names of special tokens are plain text."""
-        return self.encode_with_ends(text, first=first)[0]
+        return list(self.encode_with_ends(text, first=first)[0])
 
-    def encode_with_ends(self, text: str, *, first: bool) -> tuple[list[int], list[int]]:
+    def encode_with_ends(self, text: str, *, first: bool) -> tuple[Sequence[int], Sequence[int]]:
         """Ids, and for each the number of characters of `text` up to its end."""
         return self._vocabulary.encode(whole_characters(text), first=first)
 
@@ -85,8 +85,8 @@ class Remembering(Tokenizer):
         super().__init__(tokenizer._vocabulary, tokenizer.source)
         self._recall = lru_cache(maxsize=_REMEMBERED)(super().encode_with_ends)
 
-    def encode_with_ends(self, text: str, *, first: bool) -> tuple[list[int], list[int]]:
-        """As of Tokenizer; the lists are shared between calls and not to be changed."""
+    def encode_with_ends(self, text: str, *, first: bool) -> tuple[Sequence[int], Sequence[int]]:
+        """As of Tokenizer; what it returns is shared between calls and not to be changed."""
         if len(text) < _LONG_CHARACTERS:
             return super().encode_with_ends(text, first=first)
         return self._recall(text, first=first)

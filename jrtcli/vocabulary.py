@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +42,7 @@ class Vocabulary(Protocol):
     exact: bool
     hash: str
 
-    def encode(self, text: str, *, first: bool) -> tuple[list[int], list[int]]:
+    def encode(self, text: str, *, first: bool) -> tuple[Sequence[int], Sequence[int]]:
         """Ids, and for each the number of characters of `text` up to its end (prefix_ids end at 0)."""
 
     def token_bytes(self, token: int) -> bytes:

@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 import jrt_prompts
 from jrt_prompts import Prompt, Segment
+from jrtcli import tokenizer_json
 from jrtcli.errors import CheckpointError
 from jrtcli.tokens import Tokenizer, encode_prompt, load_tokenizer, whole_characters
 from jrtcli.train import vocabulary as small_vocabulary
@@ -396,3 +397,19 @@ def test_real_tokenizers_agree_with_the_libraries(
         else:
             plain = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
             assert [1, *plain.encode(document)] == ids
+
+
+def test_what_encoding_a_long_text_took_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _byte_level(tmp_path, prefix_space=False)
+    tokenizer = load_tokenizer(tmp_path)
+    asked: list[bool] = []
+    monkeypatch.setattr(tokenizer_json, "_give_back", lambda: asked.append(True))
+    ids, ends = tokenizer.encode_with_ends(TEXT, first=True)
+    assert not asked and ends[-1] == len(TEXT)
+    monkeypatch.setattr(tokenizer_json, "_MANY_TOKENS", len(ids))
+    assert tokenizer.encode_with_ends(TEXT, first=True) == (ids, ends) and asked == [True]
+    assert tokenizer.encode(TEXT, first=True) == list(ids) and tokenizer.decode(ids) == TEXT
+    monkeypatch.undo()
+    tokenizer_json._give_back()  # whatever C library there is

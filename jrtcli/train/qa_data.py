@@ -91,7 +91,7 @@ def qa_row(
     prompts = [template.render(context, pairs[i][0], reads=config.reads or None) for i in range(len(pairs))]
     heads = heads_of([prompts[i] for i in chosen])
     ids: list[int] = []
-    ends: list[int] = []
+    ends: Sequence[int] = ()
     for head in heads:
         new, ends = tokenizer.encode_with_ends(head, first=not ids)
         ids += new
