@@ -1,16 +1,20 @@
 """Linear: a matrix product that is fast on a CPU when its weights are frozen.
 
-PyTorch hands fp32 products to MKL, which some CPUs run below their speed. oneDNN with weights reordered
-once is up to 2.4 times as fast (AMD Zen 5; a tenth faster on Zen 4). One row alone is bound by reading the
-weights, and needs no reordered copy: numba's product of one row reads them at the memory's speed; without
+PyTorch hands fp32 products to MKL, which other processors than Intel's run below their speed. oneDNN with
+weights reordered once is up to 2.4 times as fast there (AMD Zen 5; a tenth faster on Zen 4); on Intel's MKL
+is a little faster for many tokens, and needs no second copy. One row alone is bound by reading the weights,
+and needs no reordered copy: numba's product of one row reads them at the memory's speed; without
 numba oneDNN (large weights) or a matrix-vector product (small ones) is two to three times as fast as MKL's
 general product. Weights may also be int8 with a scale for each row: a quarter of fp32 to read.
 """
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -77,9 +81,21 @@ def multiplies_bf16() -> bool:
     return any(ask is not None and ask() for ask in asks)
 
 
-def _least_rows(x: Tensor) -> int:
-    """From how many rows on x (..., T, I) or (R, I) is worth a reordered weight."""
-    return PACK_ROWS if x.dim() == 2 or x.shape[-2] == 1 else PACK_TOKENS
+@cache
+def mkl_suffices() -> bool:
+    """Whether fp32 products of many tokens are MKL's, on an Intel processor."""
+    if not torch.backends.mkl.is_available():
+        return False
+    info = Path("/proc/cpuinfo")
+    vendor = info.read_text(errors="replace")[:1000] if info.is_file() else platform.processor()
+    return "GenuineIntel" in vendor or (sys.platform == "darwin" and platform.machine() == "x86_64")
+
+
+def _worth_packing(x: Tensor, rows: int) -> bool:
+    """Whether x (..., T, I) or (R, I) of so many rows is worth a reordered weight."""
+    if x.dim() == 2 or x.shape[-2] == 1:
+        return rows >= PACK_ROWS
+    return rows >= PACK_TOKENS and not (x.dtype == torch.float32 and mkl_suffices())
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -151,7 +167,7 @@ def fast_linear(
         y = torch.mv(weight, flat[0]) if bias is None else torch.addmv(bias, weight, flat[0])
     elif rows == 1:
         y = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
-    elif packed is not None and rows >= _least_rows(x) and not weight.requires_grad:
+    elif packed is not None and _worth_packing(x, rows) and not weight.requires_grad:
         y = torch.ops.mkldnn._linear_pointwise(flat, packed(weight), bias, "none", [], "")
     else:
         return F.linear(x, weight, bias)

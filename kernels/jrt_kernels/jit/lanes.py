@@ -9,11 +9,13 @@ all of them, `store` the first two. Every function below may be called from a fu
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import extending
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 
 intrinsic: Any = extending.intrinsic  # without the types of what is called inside compiled code
 LANES = 16
@@ -22,6 +24,30 @@ _FLOATS = ir.VectorType(_FLOAT, LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES)
+
+
+@cache
+def _host(feature: str) -> bool:
+    """Whether this processor has a feature, and numba was not told to compile for another one."""
+    told: Any = config
+    own = not told.CPU_NAME and told.CPU_FEATURES is None and told.ENABLE_AVX
+    return own and bool(get_host_cpu_features().get(feature))
+
+
+class _BFloatType(ir.Type):
+    """LLVM's bf16, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self))
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+_BFLOATS = ir.VectorType(_BFloatType(), LANES)
 
 
 class LanesType(types.Type):
@@ -98,6 +124,10 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         pointer = _address(context, builder, array, args[0], args[1])
         if array.dtype == types.float32:
             builder.store(args[2], builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
+            return context.get_dummy_value()
+        if _host("avx512bf16"):
+            short = builder.bitcast(builder.fptrunc(args[2], _BFLOATS), _SHORTS)
+            builder.store(short, builder.bitcast(pointer, _SHORTS.as_pointer()), align=2)
             return context.get_dummy_value()
         bits = builder.bitcast(args[2], _INTS)
         odd = builder.and_(builder.lshr(bits, _all(_INTS, 16)), _all(_INTS, 1))
@@ -232,22 +262,40 @@ def least(typing: Any, a: Any, b: Any) -> Any:
     return lanes(lanes, lanes), code
 
 
+def _power(builder: Any, f: Any) -> Any:
+    """2^f, |f| <= 1/2, by a polynomial of degree 5 (relative error 1e-7)."""
+    p = _all(_FLOATS, _POLYNOMIAL[0])
+    for coefficient in _POLYNOMIAL[1:]:
+        p = _fma(builder, p, f, _all(_FLOATS, coefficient))
+    return p
+
+
 def _exp2(builder: Any, x: Any) -> Any:
-    """2^x = 2^n 2^f, |f| <= 1/2: 2^f by a polynomial of degree 5 (relative error 1e-7), 2^n by its bits."""
+    """2^x = 2^n 2^f, |f| <= 1/2; 2^n by its bits."""
     low, high = _all(_FLOATS, -126.0), _all(_FLOATS, 127.0)
     # In this order a nan stays a nan.
     x = builder.select(builder.fcmp_ordered("olt", x, low), low, x)
     x = builder.select(builder.fcmp_ordered("ogt", x, high), high, x)
-    magic = _all(_FLOATS, 12582912.0)  # 1.5 2^23: adding it leaves the nearest integer in the low bits
+    magic = _all(_FLOATS, _MAGIC)
     shifted = builder.fadd(x, magic)
-    f = builder.fsub(x, builder.fsub(shifted, magic))
-    p = _all(_FLOATS, _POLYNOMIAL[0])
-    for coefficient in _POLYNOMIAL[1:]:
-        p = _fma(builder, p, f, _all(_FLOATS, coefficient))
+    p = _power(builder, builder.fsub(x, builder.fsub(shifted, magic)))
     n = builder.shl(builder.bitcast(shifted, _INTS), _all(_INTS, 23))
     return builder.bitcast(builder.add(builder.bitcast(p, _INTS), n), _FLOATS)
 
 
+def _reciprocal(builder: Any, x: Any) -> Any:
+    """1 / x: AVX-512's estimate of 14 bits and one step of Newton (relative error 1e-7), a fifth of the time
+    that dividing takes there."""
+    if not _host("avx512f"):
+        return builder.fdiv(_all(_FLOATS, 1.0), x)
+    kind = ir.FunctionType(_FLOATS, [_FLOATS, _FLOATS, ir.IntType(16)])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rcp14.ps.512")
+    y = builder.call(function, [x, _all(_FLOATS, 0.0), ir.Constant(ir.IntType(16), 0xFFFF)])
+    error = _fma(builder, builder.fneg(x), y, _all(_FLOATS, 1.0))
+    return _fma(builder, y, error, y)
+
+
+_MAGIC = 12582912.0  # 1.5 2^23: adding it leaves the nearest integer in the low bits
 # Highest power first: minimax of relative error on [-1/2, 1/2] (by reweighted least squares) under 2^0 = 1
 # and the right slope there, so that the error of a decay near 1 does not add up over tokens.
 _POLYNOMIAL = (
@@ -268,6 +316,27 @@ def exp2(typing: Any, x: Any) -> Any:
         return _exp2(builder, args[0])
 
     return lanes(lanes), code
+
+
+@intrinsic
+def decay(typing: Any, rate: Any, time: Any) -> Any:
+    """2^(rate time) for products of 0 to -1e9, relative error 2e-7; below 2^-126 the result may be 0."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rate, time = args
+        if not _host("avx512f"):
+            return _exp2(builder, builder.fmul(rate, time))
+        magic = _all(_FLOATS, _MAGIC)
+        n = builder.fsub(_fma(builder, rate, time, magic), magic)
+        p = _power(builder, _fma(builder, rate, time, builder.fneg(n)))
+        mask, mode = ir.IntType(16), ir.IntType(32)
+        kind = ir.FunctionType(_FLOATS, [_FLOATS, _FLOATS, _FLOATS, mask, mode])
+        scale = cgutils.get_or_insert_function(
+            builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512"
+        )  # p 2^n without a limit of n to keep to
+        return builder.call(scale, [p, n, _all(_FLOATS, 0.0), mask(0xFFFF), mode(4)])
+
+    return lanes(lanes, lanes), code
 
 
 # log(1 + u) / u on [0, 1], found in the same way; 1 at 0.
@@ -308,6 +377,6 @@ def silu(typing: Any, x: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         power = _exp2(builder, builder.fmul(args[0], _all(_FLOATS, -1.4426950408889634)))
-        return builder.fdiv(args[0], builder.fadd(power, _all(_FLOATS, 1.0)))
+        return builder.fmul(args[0], _reciprocal(builder, builder.fadd(power, _all(_FLOATS, 1.0))))
 
     return lanes(lanes), code
