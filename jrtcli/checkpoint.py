@@ -17,6 +17,7 @@ import jrt_prompts
 from jrtcli import hub, known
 from jrtcli.detection import detect, family_of
 from jrtcli.errors import CheckpointError, JrtError, UsageError
+from jrtcli.freed_memory import keep_freed_memory
 from jrtcli.known import Known
 from jrtcli.models import architecture
 from jrtcli.placement import resolve_backend, resolve_device, resolve_dtype, resolve_weights
@@ -39,6 +40,8 @@ ENCODER_TEMPLATE = "cq"
 MAX_LAYERS = 4096
 GPU_PREFILL_TOKENS = 8192
 """What a GPU reads at once (RecurrentLM.prefill_tokens): it is not busy with less."""
+FP32_PREFILL_TOKENS = 1024
+"""The same for fp32 on a CPU: its products gain more from it than their results lose by leaving the cache."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,10 @@ def load(
         model.quantize()
     if device.startswith("cuda"):
         model.prefill_tokens = GPU_PREFILL_TOKENS
+    elif dtype == "float32":
+        model.prefill_tokens = FP32_PREFILL_TOKENS
+    if device == "cpu":
+        keep_freed_memory()
     identity = Identity(
         name=located.name,
         source=located.source,

@@ -48,6 +48,28 @@ class Span:
         lengths = self.cu_seqlens.diff()
         return (steps + (self.start - self.cu_seqlens[:-1]).repeat_interleave(lengths))[None]
 
+    @cached_property
+    def _turns(self) -> dict[tuple[int, float], tuple[Tensor, Tensor]]:
+        return {}
+
+    def turns(self, dims: int, base: float) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (B, T, half) fp32 of rotary positions, computed once for all layers."""
+        if (dims, base) not in self._turns:
+            self._turns[dims, base] = turns(self.positions, dims, base)
+        return self._turns[dims, base]
+
+
+def turns(
+    positions: Tensor, dims: int, base: float, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """positions (B, T) -> cosine and sine (B, T, half) of position base^(-2 i / dims), i < half.
+
+    half = ceil(dims / 2).
+    """
+    frequencies = base ** (-torch.arange(0, dims, 2, device=positions.device, dtype=dtype) / dims)
+    angles = positions[..., None].to(dtype) * frequencies
+    return angles.cos(), angles.sin()
+
 
 class RecurrentLM(nn.Module):
     """A recurrent language model: reads tokens into a State and continues from it.

@@ -17,7 +17,7 @@ from jrt_kernels.taylor_linear_attention.features import feature_count
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
-from jrtcli.models.layers import RMSNorm, tap_major
+from jrtcli.models.layers import Pointwise, RMSNorm, tap_major
 from jrtcli.models.linear import Derived, Linear
 
 CONV_TAPS = 3  # whatever config.json's kernel_sizes says, the published code builds 3
@@ -44,6 +44,7 @@ class BaseConv(nn.Module):
         self.out_proj = Linear(inner, config.n_embd, bias=config.conv_bias)
         self.filters = Derived(tap_major)
         self.short_conv = resolve("short_conv", backend)
+        self.pointwise = Pointwise(backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         return {"conv": torch.zeros(batch, self.out_proj.in_features, CONV_TAPS - 1, device=device)}
@@ -58,7 +59,7 @@ class BaseConv(nn.Module):
             initial_state=state["conv"],
             cu_seqlens=span.cu_seqlens,
         )
-        return self.out_proj(u * gate), {"conv": conv}
+        return self.out_proj(self.pointwise.gated(u, gate, activated=False)), {"conv": conv}
 
 
 class LinearAttention(nn.Module):

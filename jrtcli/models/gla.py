@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, RecurrentLM, Span
-from jrtcli.models.layers import RMSNorm
+from jrtcli.models.layers import Pointwise, RMSNorm
 from jrtcli.models.linear import Linear
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
 
@@ -157,6 +156,7 @@ class GatedLinearAttention(nn.Module):
         self.short_conv = resolve("short_conv", backend)
         self.gla = resolve("gla", backend)
         self.gated_norm = resolve("gated_norm", backend)
+        self.pointwise = Pointwise(backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         state = {"kv": torch.zeros(batch, self.config.num_heads, self.key_dim, self.value_dim, device=device)}
@@ -187,7 +187,7 @@ class GatedLinearAttention(nn.Module):
         k = self._convolved("k_conv1d", self.k_proj(x), state, new, span)
         v = self._convolved("v_conv1d", self.v_proj(x), state, new, span)
         raw = self.gk_proj(x)
-        gate = F.logsigmoid(raw.to(torch.promote_types(raw.dtype, torch.float32))) / 16
+        gate = self.pointwise.log_sigmoid(raw, 1 / 16)
         if self.config.clamp_min is not None:
             gate = gate.clamp(min=self.config.clamp_min)
         q, k, gate = (y.unflatten(-1, (-1, self.key_dim)) for y in (q, k, gate))
@@ -210,14 +210,15 @@ class GatedLinearAttention(nn.Module):
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, width: int, inner: int) -> None:
+    def __init__(self, width: int, inner: int, backend: str) -> None:
         super().__init__()
+        self.pointwise = Pointwise(backend)
         self.gate_proj = Linear(width, inner, bias=False)
         self.up_proj = Linear(width, inner, bias=False)
         self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        y: Tensor = self.down_proj(self.pointwise.gated(self.up_proj(x), self.gate_proj(x)))
         return y
 
 
@@ -226,18 +227,19 @@ class GLABlock(nn.Module):
 
     def __init__(self, config: GLAConfig, backend: str) -> None:
         super().__init__()
+        self.pointwise = Pointwise(backend)
         self.attn_norm = RMSNorm(config.hidden_size, config.norm_eps, backend)
         self.attn = GatedLinearAttention(config, backend)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps, backend)
-        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         return self.attn.init_state(batch, device)
 
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
         y, state = self.attn(self.attn_norm(x), state, span)
-        x = x + y
-        return x + self.mlp(self.mlp_norm(x)), state
+        x = self.pointwise.add(x, y)
+        return self.pointwise.add(x, self.mlp(self.mlp_norm(x))), state
 
 
 def one_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -211,8 +211,15 @@ class HybridLM(RecurrentLM):
         self.layers = nn.ModuleList(
             Block(
                 self._mixer(i),
-                SwiGLU(config.n_embd, config.n_inner, bias1=config.mlp_fc1_bias, bias2=config.mlp_fc2_bias),
+                SwiGLU(
+                    config.n_embd,
+                    config.n_inner,
+                    backend,
+                    bias1=config.mlp_fc1_bias,
+                    bias2=config.mlp_fc2_bias,
+                ),
                 norm,
+                backend,
             )
             for i in range(len(config.kinds))
         )

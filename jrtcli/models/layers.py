@@ -1,5 +1,4 @@
-"""Layers that two or more architectures share: norm, gated MLP, rotary positions, softmax attention, the
-block.
+"""Layers that two or more architectures share: norm, gates, rotary positions, softmax attention, the block.
 
 B batch, T tokens, H heads, P head dim, D model dim, I inner dim of the MLP.
 """
@@ -12,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jrt_kernels.registry import resolve
-from jrtcli.models.base import LayerState, Span
+from jrt_kernels.registry import named, resolve
+from jrtcli.models.base import LayerState, Span, turns
 from jrtcli.models.linear import Linear
 
 
@@ -38,17 +37,72 @@ class RMSNorm(nn.Module):
         return y.view(x.shape)
 
 
+class Pointwise:
+    """What stands between matrix products a value at a time: PyTorch's, or compiled where a model runs so.
+
+    x, y (B, T, D); compiled code takes fp32 and bf16 without gradients, anything else is PyTorch's.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self.compiled = named("gated_norm", backend) == "numba"
+
+    def _serves(self, *tensors: Tensor) -> bool:
+        if not self.compiled:
+            return False
+        from jrt_kernels.jit.pointwise import serves
+
+        return serves(*tensors)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y. Compiled it is x that is changed: of the residual stream nobody keeps an old state."""
+        if x.dtype == torch.float32 and x.is_contiguous() and self._serves(x, y):
+            from jrt_kernels.jit.pointwise import add_to
+
+            return add_to(x, y)
+        return x + y
+
+    def gated(self, x: Tensor, gate: Tensor, *, activated: bool = True) -> Tensor:
+        """x silu(gate), or x gate."""
+        if self._serves(x, gate):
+            from jrt_kernels.jit.pointwise import gated
+
+            return gated(x, gate, activated=activated)
+        return x * F.silu(gate) if activated else x * gate
+
+    def log_sigmoid(self, x: Tensor, factor: float) -> Tensor:
+        """factor log(sigmoid(x)), at least in fp32."""
+        if self._serves(x):
+            from jrt_kernels.jit.pointwise import log_sigmoid
+
+            return log_sigmoid(x, factor)
+        return F.logsigmoid(x.to(torch.promote_types(x.dtype, torch.float32))) * factor
+
+    def rotate(self, x: Tensor, span: Span, dims: int, base: float, scale: float) -> Tensor:
+        """x (B, T, H, P) times scale, with rotary positions on its first dims."""
+        half = -(-dims // 2)
+        if half % 16 == 0 and self._serves(x):
+            from jrt_kernels.jit.pointwise import rotary
+
+            return rotary(x, *span.turns(dims, base), scale)
+        x = rotate(x, span.positions, dims, base)
+        return x if scale == 1 else x * scale
+
+
 class SwiGLU(nn.Module):
     """fc2(y * silu(gate)) with [y, gate] = fc1(x): the second half is the gate (flash-attn's order)."""
 
-    def __init__(self, dim: int, inner: int, *, bias1: bool = False, bias2: bool = False) -> None:
+    def __init__(
+        self, dim: int, inner: int, backend: str, *, bias1: bool = False, bias2: bool = False
+    ) -> None:
         super().__init__()
+        self.pointwise = Pointwise(backend)
         self.fc1 = Linear(dim, 2 * inner, bias=bias1)
         self.fc2 = Linear(inner, dim, bias=bias2)
 
     def forward(self, x: Tensor) -> Tensor:
         y, gate = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(y * F.silu(gate))
+        out: Tensor = self.fc2(self.pointwise.gated(y, gate))
+        return out
 
 
 def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
@@ -60,10 +114,8 @@ def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
     if dims == 0:
         return x
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    frequencies = base ** (-torch.arange(0, dims, 2, device=x.device, dtype=wide) / dims)
-    angles = positions[..., None, None].to(wide) * frequencies  # (B, T, 1, half)
-    cos, sin = angles.cos(), angles.sin()
-    half = frequencies.shape[0]
+    cos, sin = (y[:, :, None] for y in turns(positions, dims, base, wide))  # (B, T, 1, half)
+    half = cos.shape[-1]
     y = x.to(wide)
     a, b, rest = y[..., :half], y[..., half : 2 * half], y[..., 2 * half :]
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1).to(x.dtype)
@@ -94,6 +146,7 @@ class SoftmaxAttention(nn.Module):
         self.heads, self.window, self.scale = heads, window, scale
         self.rotary_dims, self.rotary_base = int(rotary_fraction * (dim // heads)), rotary_base
         self.attend = resolve("sliding_window", backend)
+        self.pointwise = Pointwise(backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         dim = self.out_proj.in_features
@@ -102,9 +155,12 @@ class SoftmaxAttention(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        q, k = (rotate(y, span.positions, self.rotary_dims, self.rotary_base) for y in (q, k))
+        q, k = (
+            self.pointwise.rotate(y, span, self.rotary_dims, self.rotary_base, scale)
+            for y, scale in ((q, self.scale), (k, 1.0))
+        )
         o, (keys, values, length) = self.attend(
-            q if self.scale == 1 else q * self.scale,
+            q,
             k,
             v,
             window=self.window,
@@ -117,8 +173,9 @@ class SoftmaxAttention(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm1(x)), then x + mlp(norm2(x)); the residual stream stays fp32."""
 
-    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module]) -> None:
+    def __init__(self, mixer: nn.Module, mlp: nn.Module, norm: Callable[[], nn.Module], backend: str) -> None:
         super().__init__()
+        self.pointwise = Pointwise(backend)
         self.norm1, self.mixer, self.norm2, self.mlp = norm(), mixer, norm(), mlp
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
@@ -127,5 +184,5 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
         y, state = self.mixer(self.norm1(x), state, span)
-        x = x + y
-        return x + self.mlp(self.norm2(x)), state
+        x = self.pointwise.add(x, y)
+        return self.pointwise.add(x, self.mlp(self.norm2(x))), state

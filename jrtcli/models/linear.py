@@ -1,16 +1,17 @@
 """Linear: a matrix product that is fast on a CPU when its weights are frozen.
 
-PyTorch hands fp32 products to MKL, which some CPUs run below their speed. oneDNN with weights reordered
-once is up to 2.4 times as fast (AMD Zen 5; a tenth faster on Zen 4; a long text no faster on Intel's). One
-row alone is bound by reading the weights, and needs no reordered copy: numba's product of one row reads them
-at the memory's speed; without numba oneDNN (large weights) or a matrix-vector product (small ones) is two to
-three times as fast as MKL's general product. Weights may also be int8 with a scale for each row: a quarter of
-fp32 to read.
+PyTorch hands fp32 products to MKL, which other processors than Intel's run below their speed. oneDNN with
+weights reordered once is up to 2.4 times as fast there (AMD Zen 5; a tenth faster on Zen 4); on Intel's MKL
+is a little faster for many tokens, and needs no second copy. One row alone is bound by reading the weights,
+and needs no reordered copy: numba's product of one row reads them at the memory's speed; without
+numba oneDNN (large weights) or a matrix-vector product (small ones) is two to three times as fast as MKL's
+general product. Weights may also be int8 with a scale for each row: a quarter of fp32 to read.
 """
 
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -81,24 +82,20 @@ def multiplies_bf16() -> bool:
 
 
 @cache
-def mkl_is_at_home(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether MKL multiplies fp32 here as fast as the processor can: on its maker's own."""
+def mkl_suffices() -> bool:
+    """Whether fp32 products of many tokens are MKL's, on an Intel processor."""
     if not torch.backends.mkl.is_available():
         return False
-    try:
-        with cpuinfo.open(errors="replace") as file:
-            return "GenuineIntel" in file.read(4096)
-    except OSError:  # not Linux
-        return "GenuineIntel" in platform.processor()
+    info = Path("/proc/cpuinfo")
+    vendor = info.read_text(errors="replace")[:1000] if info.is_file() else platform.processor()
+    return "GenuineIntel" in vendor or (sys.platform == "darwin" and platform.machine() == "x86_64")
 
 
-def _gains(x: Tensor) -> bool:
-    """Whether x (..., T, I) or (R, I) has enough rows to be worth a reordered weight."""
-    rows = x.numel() // x.shape[-1]
+def _worth_packing(x: Tensor, rows: int) -> bool:
+    """Whether x (..., T, I) or (R, I) of so many rows is worth a reordered weight."""
     if x.dim() == 2 or x.shape[-2] == 1:
         return rows >= PACK_ROWS
-    # From 128 tokens on MKL is as fast on an Intel Xeon (157 GFLOP/s for 158), and needs no copy.
-    return rows >= PACK_TOKENS and not (x.dtype == torch.float32 and mkl_is_at_home())
+    return rows >= PACK_TOKENS and not (x.dtype == torch.float32 and mkl_suffices())
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -170,7 +167,7 @@ def fast_linear(
         y = torch.mv(weight, flat[0]) if bias is None else torch.addmv(bias, weight, flat[0])
     elif rows == 1:
         y = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
-    elif packed is not None and _gains(x) and not weight.requires_grad:
+    elif packed is not None and _worth_packing(x, rows) and not weight.requires_grad:
         y = torch.ops.mkldnn._linear_pointwise(flat, packed(weight), bias, "none", [], "")
     else:
         return F.linear(x, weight, bias)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
 from jrtcli.models.base import LayerState, RecurrentLM, Span
-from jrtcli.models.layers import RMSNorm
+from jrtcli.models.layers import Pointwise, RMSNorm
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
 from jrtcli.state import State
 
@@ -137,6 +137,7 @@ class StateSpaceBlock(nn.Module):
         super().__init__()
         self.norm = RMSNorm(config.hidden_size, config.layer_norm_epsilon, backend)
         self.mixer = mixer
+        self.pointwise = Pointwise(backend)
 
     def init_state(self, batch: int, device: torch.device) -> LayerState:
         state: LayerState = self.mixer.init_state(batch, device)  # type: ignore[operator]
@@ -144,7 +145,7 @@ class StateSpaceBlock(nn.Module):
 
     def forward(self, x: Tensor, state: LayerState, span: Span) -> tuple[Tensor, LayerState]:
         y, state = self.mixer(self.norm(x), state, span)
-        return x + y, state
+        return self.pointwise.add(x, y), state
 
 
 class StateSpaceLM(RecurrentLM):

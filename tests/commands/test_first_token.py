@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from jrtcli import load
 from jrtcli.commands.ask import made_to_stay
 from jrtcli.models import architecture
-from jrtcli.models.linear import mkl_is_at_home
 from jrtcli.tokenizer_json import _continuation
 
 
@@ -120,10 +119,3 @@ def test_a_continuation_leaves_the_tokenizer_it_comes_from_alone() -> None:
     assert rest["pre_tokenizer"]["pretokenizers"][0]["prepend_scheme"] == "never"
     assert rest["model"] is spec["model"]
     assert _continuation({"model": {}, "decoder": {"type": "ByteLevel"}}) is None
-
-
-@pytest.mark.parametrize(("vendor", "home"), [("GenuineIntel", True), ("AuthenticAMD", False)])
-def test_mkl_is_trusted_on_its_makers_processors(vendor: str, home: bool, tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: some\n")
-    assert mkl_is_at_home(cpuinfo) == (home and torch.backends.mkl.is_available())

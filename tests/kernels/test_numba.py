@@ -15,7 +15,8 @@ import torch
 
 from jrt_kernels import registry
 from jrt_kernels.jit.compiler import _NoCache, jit
-from jrt_kernels.jit.lanes import exp2, load, silu, store, total
+from jrt_kernels.jit.lanes import decay, exp2, load, silu, store, total
+from jrt_kernels.jit.pointwise import add_to, gated, log_sigmoid, rotary
 from jrt_kernels.jit.product import few_rows, matvec, serves
 from jrt_kernels.jit.tensors import flat, rows, sequences
 from jrt_kernels.registry import OPS, Unsupported, choose, resolve
@@ -35,6 +36,12 @@ def _exp2(x, y):  # type: ignore[no-untyped-def]
 def _silu(x, y):  # type: ignore[no-untyped-def]
     for i in range(0, len(x), 16):
         store(y, i, silu(load(x, i)))
+
+
+@jit
+def _decay(rate, time, y):  # type: ignore[no-untyped-def]
+    for i in range(0, len(y), 16):
+        store(y, i, decay(load(rate, i), load(time, i)))
 
 
 @jit
@@ -63,6 +70,34 @@ def test_exp2_at_its_ends() -> None:
     y = np.empty_like(x)
     _exp2(x, y)
     assert (y[:2] == 2.0**-126).all() and (y[2:4] == 2.0**127).all() and np.isnan(y[4])
+
+
+def test_a_decay_is_right_to_a_few_units_of_the_last_place() -> None:
+    rate = -np.exp(np.linspace(-8, 4, 1 << 16, dtype=np.float32))
+    time = np.random.default_rng(0).uniform(0, 2, 1 << 16).astype(np.float32)
+    time[:2] = (0, 1e-9)
+    y = np.empty_like(time)
+    _decay(rate, time, y)
+    want = np.exp2(rate.astype(np.float64) * time)
+    assert y[0] == 1 and np.abs(y / want - 1)[want > 1e-37].max() < 2.5e-7
+    assert (y[want < 1e-38] < 2e-38).all()
+
+
+def test_a_decay_at_its_ends() -> None:
+    rate = np.full(16, -1, np.float32)
+    time = np.zeros(16, np.float32)
+    time[:4] = (200, 1e4, 1e9, np.nan)
+    y = np.empty_like(time)
+    _decay(rate, time, y)
+    assert (y[:3] < 2e-38).all() and (y[:3] >= 0).all() and np.isnan(y[3])
+
+
+def test_silu_at_its_ends() -> None:
+    x = np.zeros(16, np.float32)
+    x[:5] = (-np.inf, -1e4, 1e4, np.inf, np.nan)
+    y = np.empty_like(x)
+    _silu(x, y)
+    assert not np.abs(y[1]) > 1e-30 and y[2] == 1e4 and y[3] == np.inf and np.isnan(y[4])
 
 
 def test_silu() -> None:
@@ -94,6 +129,60 @@ def test_bf16_is_rounded_as_torch_rounds_it() -> None:
     assert torch.equal(y.nan_to_num(7.5), x.bfloat16().nan_to_num(7.5))
     copy(flat(y), flat(zero))
     assert torch.equal(zero.nan_to_num(7.5), y.float().nan_to_num(7.5))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("batch, tokens", ((1, 37), (3, 5), (2, 1)))
+def test_what_stands_between_products(batch: int, tokens: int, dtype: torch.dtype) -> None:
+    both = _normal(batch, tokens, 96).to(dtype)
+    x, gate = both.chunk(2, dim=-1)
+    wide, rate = x.double(), gate.double()
+    rounding = 2e-7 if dtype == torch.float32 else 2.5e-3
+
+    def near(got: torch.Tensor, want: torch.Tensor, error: float = rounding) -> bool:
+        return bool((got.double() - want).norm() < error * want.norm())
+
+    stream = _normal(batch, tokens, 48)
+    want = stream.double() + wide
+    assert add_to(stream, x) is stream and near(stream, want, 2e-7)
+    assert near(gated(x, gate), wide * torch.nn.functional.silu(rate))
+    assert near(gated(x, gate, activated=False), wide * rate)
+    assert gated(x, gate).dtype == dtype and log_sigmoid(x).dtype == torch.float32
+    assert near(log_sigmoid(x, 1 / 16), torch.nn.functional.logsigmoid(wide) / 16, 3e-7)
+    heads = _normal(batch, tokens, 3 * 48).to(dtype).unflatten(-1, (3, 48))
+    angles = _normal(batch, tokens, 16) * 3
+    a, b, rest = heads.double().split([16, 16, 16], dim=-1)
+    cos, sin = (y[:, :, None].double() for y in (angles.cos(), angles.sin()))
+    turned = torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1) * 0.5
+    assert near(rotary(heads, angles.cos(), angles.sin(), 0.5), turned)
+
+
+@pytest.mark.slow
+def test_code_for_other_processors() -> None:
+    """What is done with AVX-512 here has a way without it: compiled for an AVX2 processor, it agrees."""
+    program = """
+import torch
+from jrt_kernels.registry import resolve
+g = torch.Generator().manual_seed(0)
+normal = lambda *shape: torch.randn(*shape, generator=g)
+x, dt, z = normal(1, 40, 64), normal(1, 40, 64) - 2, normal(1, 40, 64)
+rates, key = -torch.rand(64, 16, generator=g), normal(1, 40, 32)
+for dtype in (torch.float32, torch.bfloat16):
+    results = []
+    for backend, kind in (("numba", dtype), ("naive", torch.float64)):
+        scan, conv, norm = (resolve(op, backend) for op in ("selective_scan", "short_conv", "gated_norm"))
+        y, *rest = (u.to(dtype).to(kind) for u in (x, dt, z, *key.chunk(2, -1)))
+        u, _ = conv(y, torch.ones(64, 4), activation="silu")
+        u, state = scan(y, rest[0], rates, *rest[2:], z=rest[1], dt_bias=torch.zeros(64))
+        o, _ = norm(y, torch.ones(64), eps=1e-5, z=rest[1])
+        results.append((conv(y, torch.ones(64, 4), activation="silu")[0], u, state, o))
+    print(*(float((a - b).norm() / b.norm()) for a, b in zip(*((t.double() for t in r) for r in results))))
+"""
+    told = {**os.environ, "NUMBA_CPU_NAME": "haswell", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    full, half = ([float(x) for x in line.split()] for line in done.stdout.splitlines())
+    assert max(full) < 1e-6 and max(half) < 4e-3 and half[2] < 1e-6, done.stdout
 
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))

@@ -32,9 +32,9 @@ def _norm(  # type: ignore[no-untyped-def]
                 store(y, c, value)
                 squares = fma(value, value, squares)
             scale[0] = np.float32(1) / np.sqrt(total(squares) / np.float32(size) + eps)
-            by = each(scale, 0)
+            by, shift = each(scale, 0), start % period - start
             for c in range(start, start + group, 16):
-                value = mul(mul(load(y, c), by), load(weight, c % period))
+                value = mul(mul(load(y, c), by), load(weight, shift + c))
                 if gate == 2:
                     value = mul(value, silu(load(z, t * z_step + c)))
                 store(out, t * channels + c, value)

@@ -9,17 +9,33 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from jrt_kernels.jit.compiler import jit
-from jrt_kernels.jit.lanes import add, exp2, fma, load, mul, number, silu, softplus, splat, store
+from jrt_kernels.jit.lanes import (
+    add,
+    decay,
+    each,
+    fma,
+    least,
+    load,
+    mul,
+    number,
+    silu,
+    softplus,
+    splat,
+    store,
+)
 from jrt_kernels.jit.recurrence import scratch
 from jrt_kernels.jit.tensors import alike, check, flat, rows, run, sequences, whole
 
 CHANNELS = 64
 BLOCK = 32
+LONGEST = 1e6
+"""Step beyond which a state is forgotten whatever its rate is."""
 
 
 @jit
@@ -32,6 +48,7 @@ def _scan(  # type: ignore[no-untyped-def]
     raw: dt is softplus(dt + bias); gated: y is multiplied by silu(z).
     """
     steps, written, y = scratch(BLOCK * CHANNELS), scratch(BLOCK * CHANNELS), scratch(BLOCK * CHANNELS)
+    keys, queries, longest = scratch(BLOCK * states), scratch(BLOCK * states), splat(np.float32(LONGEST))
     blocks = channels // CHANNELS
     for unit in range(first, last):
         sequence, column = unit // blocks, unit % blocks * CHANNELS
@@ -44,12 +61,15 @@ def _scan(  # type: ignore[no-untyped-def]
         for begin in range(start, stop, BLOCK):
             count = min(BLOCK, stop - begin)
             for i in range(count):
+                for n in range(states):
+                    keys[i * states + n] = number(B, (begin + i) * B_step + n)
+                    queries[i * states + n] = number(C, (begin + i) * C_step + n)
                 for j in range(0, CHANNELS, 16):
                     step = load(dt, (begin + i) * dt_step + column + j)
                     if raw:
                         step = softplus(add(step, load(bias, column + j)))
                     value = load(x, (begin + i) * x_step + column + j)
-                    store(steps, i * CHANNELS + j, step)
+                    store(steps, i * CHANNELS + j, least(step, longest))
                     store(written, i * CHANNELS + j, mul(step, value))
                     store(y, i * CHANNELS + j, mul(load(D, column + j), value))
             for n in range(states):
@@ -62,12 +82,11 @@ def _scan(  # type: ignore[no-untyped-def]
                 a2, a3 = load(rates, rate + 32), load(rates, rate + 48)
                 for i in range(count):
                     at = i * CHANNELS
-                    b = splat(number(B, (begin + i) * B_step + n))
-                    c = splat(number(C, (begin + i) * C_step + n))
-                    h0 = fma(exp2(mul(a0, load(steps, at))), h0, mul(b, load(written, at)))
-                    h1 = fma(exp2(mul(a1, load(steps, at + 16))), h1, mul(b, load(written, at + 16)))
-                    h2 = fma(exp2(mul(a2, load(steps, at + 32))), h2, mul(b, load(written, at + 32)))
-                    h3 = fma(exp2(mul(a3, load(steps, at + 48))), h3, mul(b, load(written, at + 48)))
+                    b, c = each(keys, i * states + n), each(queries, i * states + n)
+                    h0 = fma(decay(a0, load(steps, at)), h0, mul(b, load(written, at)))
+                    h1 = fma(decay(a1, load(steps, at + 16)), h1, mul(b, load(written, at + 16)))
+                    h2 = fma(decay(a2, load(steps, at + 32)), h2, mul(b, load(written, at + 32)))
+                    h3 = fma(decay(a3, load(steps, at + 48)), h3, mul(b, load(written, at + 48)))
                     store(y, at, fma(c, h0, load(y, at)))
                     store(y, at + 16, fma(c, h1, load(y, at + 16)))
                     store(y, at + 32, fma(c, h2, load(y, at + 32)))

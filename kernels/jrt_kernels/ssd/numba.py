@@ -16,6 +16,8 @@ from jrt_kernels.jit.compiler import jit
 from jrt_kernels.jit.lanes import exp2, load, mul, splat, store
 from jrt_kernels.jit.recurrence import BLOCK, SAFE, TILE, block, from_tiles, scratch, single, to_tiles
 from jrt_kernels.jit.tensors import check, flat, rows, run, sequences, whole
+from jrt_kernels.jit.tiles import CONFIGURATION, available
+from jrt_kernels.ssd.numba_tiles import LEAST, ssd_tiles
 
 
 @jit
@@ -112,11 +114,22 @@ def ssd(
         steps, dt_step = rows(dt.float())
         keys, B_step = rows(B)
         queries, C_step = rows(C)
-        run(
-            _ssd, (len(marks) - 1) * heads, marks, heads, groups, width + wide, states + deep,
+        count = len(marks) - 1
+        # Products of tiles, where there are some, for bf16 and sequences that fill a chunk.
+        tiled = (
+            values.dtype == keys.dtype == queries.dtype == np.int16
+            and not ((width + wide) % 32 or (states + deep) % 32)
+            and batch * tokens >= LEAST * count
+            and available()
+        )
+        arguments = (
+            marks, heads, groups, width + wide, states + deep,
             values, x_step, steps, dt_step, whole(A) * np.float32(math.log2(math.e)),
             keys, B_step, queries, C_step, whole(D, heads), flat(before), flat(after), flat(out),
-            parallel=tokens > 1,
         )  # fmt: skip
+        if tiled:
+            run(ssd_tiles, count * heads, CONFIGURATION, *arguments)
+        else:
+            run(_ssd, count * heads, *arguments, parallel=tokens > 1)
     y = out[..., :width] if wide else out
     return y.to(x.dtype), after[:, :, :states, :width].transpose(2, 3)
