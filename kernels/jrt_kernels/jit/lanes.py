@@ -113,6 +113,22 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def stream(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """As `store`, fp32 at a multiple of 64 bytes, past the caches: the line is not read first, nor kept."""
+    _check(array)
+    if array.dtype != types.float32:
+        raise TypeError("stream is for fp32")
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.bitcast(_address(context, builder, array, args[0], args[1]), _FLOATS.as_pointer())
+        kind = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        builder.store(args[2], pointer, align=64).set_metadata("nontemporal", kind)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), code
+
+
+@intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], which need not exist, into the second cache."""
     _check(array, types.int8)
