@@ -220,6 +220,7 @@ class Mamba2(StateSpaceLM):
     other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer
+    most_rows = 256  # their states cost more than the products, and are not copied in one call
 
     def plannable(self) -> bool:
         c: Any = self.config

@@ -5,7 +5,7 @@ Everything else goes layer by layer. R rows, D model dim.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -16,12 +16,11 @@ from jrtcli.state import State
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import TokenPlan
 
-MOST_ROWS = 128
-"""Of one call; more are faster layer by layer."""
-
-
 class PlannedLM(RecurrentLM):
     """A subclass gives `token_plan` and says in `plannable` which sizes it is made for."""
+
+    most_rows: ClassVar[int] = 48
+    """Of one call. With more, oneDNN's products of reordered weights are faster, layer by layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class PlannedLM(RecurrentLM):
 
     @torch.no_grad()
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        plan = self._plan() if len(token) <= MOST_ROWS else None
+        plan = self._plan() if len(token) <= self.most_rows else None
         if plan is None:
             return super().step(token, state)
         logits, layers = plan(self.embed(token), state.layers, **self.given(state))

@@ -206,6 +206,19 @@ def test_memory_of_a_state_is_used_again_only_when_nobody_holds_it(case: str) ->
     assert walk(model, model.init_state(2), ids)[0].equal(logits[-1])
 
 
+def test_more_rows_than_one_call_is_for_go_through_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("mamba")
+    ids, state = tokens(3), model.init_state(3)
+    here = model.step(ids, state)
+    monkeypatch.setattr(type(model), "most_rows", 2)
+    monkeypatch.setattr(model, "_made", None)
+    layers = model.step(ids, state)
+    assert model._made is None
+    assert error(layers[0], here[0]) < 2e-6
+    model.step(ids[:2], state.select([0, 1]))
+    assert model._made is not None
+
+
 def test_a_state_of_another_shape_is_refused() -> None:
     model = build("mamba")
     state = model.init_state(2)
