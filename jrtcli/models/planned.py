@@ -16,6 +16,7 @@ from jrtcli.state import State
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import TokenPlan
 
+
 class PlannedLM(RecurrentLM):
     """A subclass gives `token_plan` and says in `plannable` which sizes it is made for."""
 
