@@ -57,7 +57,7 @@ ONLY_IN = {
     "ray": r"jrtcli\.ray_(engine|actor)",
     "triton": r"jrt_kernels\..*\.triton(_\w+)?",
     "numba": r"jrt_kernels\.(jit\..*|.*\.numba)",
-    "llvmlite": r"jrt_kernels\.jit\.(lanes|tiles|together)",
+    "llvmlite": r"jrt_kernels\.jit\.(lanes|together|packing|tiles)",
     "fla": r"jrt_kernels\..*\.fla|jrtcli\.bench\.attention",
     "mamba_ssm": r"jrt_kernels\..*\.mamba_ssm",
 }

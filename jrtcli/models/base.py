@@ -62,9 +62,10 @@ class Span:
 def turns(
     positions: Tensor, dims: int, base: float, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """positions (B, T) -> cosine and sine (B, T, half) of position base^(-2 i / dims), i < half.
+    """Cosine and sine (..., half) of how far the first dims of a head are turned at positions (...).
 
-    half = ceil(dims / 2).
+    Frequencies base^(-2i / dims) for i < half = ceil(dims / 2): an odd `dims` turns dims + 1 dimensions, as
+    flash-attn does.
     """
     frequencies = base ** (-torch.arange(0, dims, 2, device=positions.device, dtype=dtype) / dims)
     angles = positions[..., None].to(dtype) * frequencies

@@ -7,7 +7,7 @@ its feature dimension, P = D / H its value dim, F folded features, W filter widt
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,10 @@ from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
 from jrtcli.models.layers import Pointwise, RMSNorm, tap_major
 from jrtcli.models.linear import Derived, Linear
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import Plan
+    from jrt_kernels.jit.program import Room
 
 CONV_TAPS = 3  # whatever config.json's kernel_sizes says, the published code builds 3
 
@@ -60,6 +64,16 @@ class BaseConv(nn.Module):
             cu_seqlens=span.cu_seqlens,
         )
         return self.out_proj(self.pointwise.gated(u, gate, activated=False)), {"conv": conv}
+
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """The same for one token, as stages."""
+        from jrt_kernels.jit.program import Kept
+
+        inner = self.out_proj.in_features
+        both = plan.product(x, self.in_proj.matrix, self.in_proj.bias)
+        kept = Kept(layer, "conv", (CONV_TAPS - 1, inner), (1, 0))
+        u = plan.convolve(both, self.conv.weight[:, 0], self.conv.bias, kept, both.part(inner))
+        return plan.product(u, self.out_proj.matrix, self.out_proj.bias)
 
 
 class LinearAttention(nn.Module):
@@ -145,6 +159,30 @@ class LinearAttention(nn.Module):
         if self.decays and self.decay_proj is not None:
             o = o * self.decay_proj(x)[..., None]
         return self.out_proj(o.flatten(-2)), {"kv": kv, "ksum": ksum, **new}
+
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """The same for one token, as stages; without the extras."""
+        from jrt_kernels.jit.program import After, Before, Kept
+        from jrt_kernels.jit.stages.linear_attention import taylor
+
+        q, k, v = (plan.product(x, y.matrix) for y in (self.proj_q, self.proj_k, self.proj_v))
+        rates, weight = torch.zeros(self.heads), None
+        if self.decays and self.decay_proj is not None:
+            rates = self._decay(torch.device("cpu")).float().log2().clamp(min=-126)
+            weight = plan.product(x, self.decay_proj.matrix)
+        features = feature_count(self.feature_dim)
+        kv = Kept(layer, "kv", (self.heads, features, self.head_dim))
+        ksum, o = Kept(layer, "ksum", (self.heads, features)), plan.room(self.heads * self.head_dim)
+        plan.add(
+            taylor, self.heads, self.feature_dim, self.head_dim, q, k, v, 0 if weight is None else weight,
+            plan.weight(rates), Before(kv), After(kv), Before(ksum), After(ksum), o,
+        )  # fmt: skip
+        return plan.product(o, self.out_proj.matrix)
+
+    @property
+    def plannable(self) -> bool:
+        """Whether `plan` has all that this one does."""
+        return self.qkv_conv is None and self.q_norm is None and self.head_dim % 64 == 0
 
 
 class Based(HybridLM):

@@ -6,19 +6,25 @@ V value dim, I inner dim of the MLP.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span
+from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import Pointwise, RMSNorm
 from jrtcli.models.linear import Linear
+from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import Plan, TokenPlan
+    from jrt_kernels.jit.program import Room
 
 _SWISH = ("swish", "silu")
 
@@ -206,6 +212,39 @@ class GatedLinearAttention(nn.Module):
         )
         return self.o_proj(o), new
 
+    def _planned(self, name: str, x: Room, plan: Plan, layer: int) -> Room:
+        """As `_convolved`, for one token."""
+        from jrt_kernels.jit.program import Kept
+
+        if name not in self.convs:
+            return x
+        weight: Tensor = self.convs[name].weight  # type: ignore[assignment]
+        size, _, taps = weight.shape
+        kept = Kept(layer, name, (taps - 1, size), (1, 0))
+        return plan.convolve(x, weight[:, 0], self.convs[name].bias, kept)  # type: ignore[arg-type]
+
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """`forward` for one token, as stages."""
+        from jrt_kernels.jit.program import After, Before, Kept
+        from jrt_kernels.jit.stages.linear_attention import gla
+
+        c = self.config
+        x = self._planned("h_conv1d", x, plan, layer)
+        q = self._planned("q_conv1d", plan.product(x, self.q_proj.matrix), plan, layer)
+        k = self._planned("k_conv1d", plan.product(x, self.k_proj.matrix), plan, layer)
+        v = self._planned("v_conv1d", plan.product(x, self.v_proj.matrix), plan, layer)
+        down, up = self.gk_proj
+        raw = plan.product(plan.product(x, (down.weight, None)), (up.weight, None), up.bias)  # type: ignore[arg-type]
+        least = -math.inf if c.clamp_min is None else c.clamp_min * math.log2(math.e)
+        kv, o = Kept(layer, "kv", (c.num_heads, self.key_dim, self.value_dim)), plan.room(c.value_size)
+        plan.add(
+            gla, c.num_heads, self.key_dim, self.value_dim, self.share, q, k, raw, v, plan.constants(least),
+            Before(kv), After(kv), o,
+        )  # fmt: skip
+        z = None if self.g_proj is None else plan.product(x, self.g_proj.matrix)
+        scale = torch.ones(self.value_dim) if self.g_norm is None else self.g_norm.weight
+        return plan.product(plan.gated_norm(o, scale, self.value_dim, z, norm_first=True), self.o_proj.matrix)
+
 
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) * up(x))."""
@@ -220,6 +259,11 @@ class GatedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(self.pointwise.gated(self.up_proj(x), self.gate_proj(x)))
         return y
+
+    def plan(self, plan: Plan, x: Room) -> Room:
+        """The same for one token, as stages."""
+        gate, up = plan.product(x, self.gate_proj.matrix), plan.product(x, self.up_proj.matrix)
+        return plan.product(plan.gated(up, gate, up.width), self.down_proj.matrix)
 
 
 class GLABlock(nn.Module):
@@ -264,7 +308,7 @@ def published_name(name: str) -> str:
     return name if name.startswith("lm_head.") else "model." + name.replace(".attn.convs.", ".attn.")
 
 
-class GLA(RecurrentLM):
+class GLA(PlannedLM):
     """The language model."""
 
     architecture = "gla"
@@ -294,6 +338,22 @@ class GLA(RecurrentLM):
     @property
     def unembedding(self) -> Tensor:
         return self.embeddings.weight if self.lm_head is None else self.lm_head.weight
+
+    def token_plan(self) -> TokenPlan:
+        from jrt_kernels.jit.plan import Plan
+
+        plan = Plan(self.config.hidden_size, self.config.norm_eps)
+        for i, block in enumerate(self.layers):
+            one: Any = block
+            plan.join(one.attn.plan(plan, plan.norm(one.attn_norm.weight), i))
+            plan.join(one.mlp.plan(plan, plan.norm(one.mlp_norm.weight)))
+        return plan.finished(self.norm.weight, self.head_matrix)
+
+    def plannable(self) -> bool:
+        c = self.config
+        keys, values = c.key_size // c.num_heads, c.value_size // c.num_heads
+        whole = not (keys % 16 or values % 64 or c.gate_rank % 16 or c.intermediate_size % 16)
+        return whole and super().plannable()
 
     @classmethod
     def from_checkpoint(

@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import RecurrentLM
+from jrtcli.models.base import turns
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
 from jrtcli.models.linear import Linear
+from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, load_weights
+from jrtcli.state import State
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import TokenPlan
 
 Kind = Literal["conv", "linear", "attention"]
 
@@ -195,7 +200,7 @@ def inner_name(key: str) -> str | None:
     return key.replace("conv1", "conv").replace("mixer.conv.conv.", "mixer.conv.")
 
 
-class HybridLM(RecurrentLM):
+class HybridLM(PlannedLM):
     """The backbone; a subclass says what a layer's linear mixer is."""
 
     Config: ClassVar[type[HybridConfig]] = HybridConfig
@@ -255,6 +260,46 @@ class HybridLM(RecurrentLM):
     def unembedding(self) -> Tensor:
         table: Tensor = self.embeddings["word_embeddings"].weight  # type: ignore[assignment]
         return table if self.lm_head is None else self.lm_head.weight
+
+    def token_plan(self) -> TokenPlan:
+        from jrt_kernels.jit.plan import Plan
+
+        plan = Plan(self.config.n_embd, self.config.layer_norm_epsilon)
+        for i, block in enumerate(self.layers):
+            one: Any = block
+            plan.join(one.mixer.plan(plan, plan.norm(one.norm1.weight), i))
+            plan.join(one.mlp.plan(plan, plan.norm(one.norm2.weight)))
+        return plan.finished(self.ln_f.weight, self.head_matrix)
+
+    def plannable(self) -> bool:
+        c = self.config
+        windows = [w for kind, w in zip(c.kinds, c.windows, strict=True) if kind == "attention"]
+        mixers: Any = [block.mixer for block in self.layers]
+        return (
+            None not in windows  # the state of full attention grows
+            and not (windows and c.n_embd // c.n_head % 16)
+            and not (c.n_inner % 16 or c.expand_proj * c.n_embd // 2 % 16)
+            and all(mixer.plannable for mixer, kind in zip(mixers, c.kinds, strict=True) if kind == "linear")
+            and super().plannable()
+        )
+
+    def given(self, state: State) -> dict[str, Tensor]:
+        """How positions turn keys, and how many keys each window has."""
+        given = {}
+        for i, (block, layer) in enumerate(zip(self.layers, state.layers, strict=True)):
+            mixer: Any = block.mixer
+            if "length" in layer:
+                given[f"length{i}"] = layer["length"].contiguous()
+                if "turn" not in given:
+                    given["turn"] = torch.cat(
+                        turns(state.length, mixer.rotary_dims, mixer.rotary_base), dim=-1
+                    )
+        return given
+
+    def finish(self, layers: list[dict[str, Tensor]], state: State) -> None:
+        for new, old, window in zip(layers, state.layers, self.config.windows, strict=True):
+            if "length" in old:
+                new["length"] = (old["length"] + 1).clamp(max=window)
 
     @classmethod
     def from_checkpoint(

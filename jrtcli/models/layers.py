@@ -6,6 +6,7 @@ B batch, T tokens, H heads, P head dim, D model dim, I inner dim of the MLP.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from jrt_kernels.registry import named, resolve
 from jrtcli.models.base import LayerState, Span, turns
 from jrtcli.models.linear import Linear
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import Plan
+    from jrt_kernels.jit.program import Room
 
 
 def tap_major(weight: Tensor) -> Tensor:
@@ -104,13 +109,15 @@ class SwiGLU(nn.Module):
         out: Tensor = self.fc2(self.pointwise.gated(y, gate))
         return out
 
+    def plan(self, plan: Plan, x: Room) -> Room:
+        """The same for one token, as stages."""
+        both = plan.product(x, self.fc1.matrix, self.fc1.bias)
+        inner = self.fc2.in_features
+        return plan.product(plan.gated(both, both.part(inner), inner), self.fc2.matrix, self.fc2.bias)
+
 
 def rotate(x: Tensor, positions: Tensor, dims: int, base: float) -> Tensor:
-    """Rotary positions on the first dims of x (B, T, H, P), positions (B, T), halves not interleaved.
-
-    Frequencies base^(-2i / dims) for i < ceil(dims / 2): an odd `dims` turns dims + 1 dimensions, as
-    flash-attn does.
-    """
+    """Rotary positions on the first dims of x (B, T, H, P), positions (B, T), halves not interleaved."""
     if dims == 0:
         return x
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -168,6 +175,23 @@ class SoftmaxAttention(nn.Module):
             cu_seqlens=span.cu_seqlens,
         )
         return self.out_proj(o.flatten(-2)), {"k": keys, "v": values, "length": length}
+
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """The same for one token, as stages; each call gives `turn` and `length{layer}` (HybridLM.given)."""
+        from jrt_kernels.jit.program import After, Before, Given, Kept
+        from jrt_kernels.jit.stages.window import window
+
+        dim = self.out_proj.in_features
+        width = dim // self.heads
+        shape = self.window or 0, self.heads, width
+        k, v = Kept(layer, "k", shape), Kept(layer, "v", shape)
+        qkv, o = plan.product(x, self.Wqkv.matrix, self.Wqkv.bias), plan.room(dim)
+        plan.add(
+            window, self.heads, width, shape[0], -(-self.rotary_dims // 2), qkv, Given("turn"),
+            Given(f"length{layer}"), plan.constants(self.scale * width**-0.5), Before(k), After(k), Before(v),
+            After(v), o,
+        )  # fmt: skip
+        return plan.product(o, self.out_proj.matrix, self.out_proj.bias)
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,10 @@ from jrtcli.models.layers import tap_major
 from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import settle, sizes
 from jrtcli.models.state_space import StateSpaceConfig, StateSpaceLM, read_backbone, read_options
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import Plan
+    from jrt_kernels.jit.program import Room
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,25 @@ class MambaMixer(nn.Module):
         )
         return self.out_proj(y), {"conv": conv, "ssm": ssm.transpose(1, 2).contiguous()}
 
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """The same for one token, as stages."""
+        from jrt_kernels.jit.program import After, Before, Kept
+        from jrt_kernels.jit.stages.scan import scan
+
+        (inner, states), taps = self.A_log.shape, self.conv1d.weight.shape[2]
+        both = plan.product(x, self.in_proj.matrix)
+        conv = Kept(layer, "conv", (taps - 1, inner), (1, 0))
+        u = plan.convolve(both, self.conv1d.weight[:, 0], self.conv1d.bias, conv)
+        low, y = plan.product(u, self.x_proj.matrix), plan.room(inner)
+        rates = decay_rates(self.A_log).float().t() * math.log2(math.e)
+        ssm = Kept(layer, "ssm", (states, inner))
+        plan.add(
+            scan, inner, states, self.sizes[0], both.width, u, both.part(inner), low,
+            plan.weight(self.dt_proj.weight.t()), plan.weight(self.dt_proj.bias), plan.weight(rates),
+            plan.weight(self.D), Before(ssm), After(ssm), y,
+        )  # fmt: skip
+        return plan.product(y, self.out_proj.matrix)
+
 
 class Mamba(StateSpaceLM):
     """The language model."""
@@ -132,25 +155,3 @@ class Mamba(StateSpaceLM):
     other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[MambaConfig]] = MambaConfig
     Mixer = MambaMixer
-
-    def token_plan(self) -> Any:
-        from jrt_kernels.jit.mamba_token import MambaLayer, MambaToken
-
-        layers = []
-        for block in self.layers:
-            mixer: Any = block.mixer
-            layers.append(
-                MambaLayer(
-                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
-                    in_proj=mixer.in_proj.matrix,
-                    filters=mixer.conv1d.weight[:, 0],
-                    filter_bias=mixer.conv1d.bias,
-                    x_proj=mixer.x_proj.matrix,
-                    dt_proj=mixer.dt_proj.weight,
-                    dt_bias=mixer.dt_proj.bias,
-                    A=decay_rates(mixer.A_log),
-                    D=mixer.D,
-                    out_proj=mixer.out_proj.matrix,
-                )
-            )
-        return MambaToken(layers, self.norm_f.weight, self.head_matrix, self.config.layer_norm_epsilon)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,10 @@ from jrtcli.models.state_space import (
     read_backbone,
     read_options,
 )
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import Plan
+    from jrt_kernels.jit.program import Room
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,27 @@ class Mamba2Mixer(nn.Module):
             y = torch.cat([F.silu(gate) * aside, y], dim=-1)
         return self.out_proj(y), {"conv": conv, "ssm": ssm}
 
+    def plan(self, plan: Plan, x: Room, layer: int) -> Room:
+        """The same for one token, as stages."""
+        from jrt_kernels.jit.program import After, Before, Kept
+        from jrt_kernels.jit.stages.linear_attention import ssd
+
+        c, (mixed, _, taps) = self.config, self.conv1d.weight.shape
+        inner, width = c.intermediate_size, c.intermediate_size // c.num_heads
+        both = plan.product(x, self.in_proj.matrix)
+        conv = Kept(layer, "conv", (taps - 1, mixed), (1, 0))
+        u = plan.convolve(both.part(inner), self.conv1d.weight[:, 0], self.conv1d.bias, conv)
+        y, ssm = plan.room(inner), Kept(layer, "ssm", (c.num_heads, c.state_size, width), (0, 2, 1))
+        rates = -torch.exp(self.A_log.float()) * math.log2(math.e)
+        plan.add(
+            ssd, c.num_heads, width, c.state_size, c.n_groups, both.width, u, both.part(inner + mixed),
+            plan.weight(self.dt_bias), plan.weight(rates), plan.weight(self.D),
+            plan.constants(*c.time_step_limit), Before(ssm), After(ssm), y,
+        )  # fmt: skip
+        assert self.norm is not None
+        gated = plan.gated_norm(y, self.norm.weight, self.norm.group, both, norm_first=self.norm.before)
+        return plan.product(gated, self.out_proj.matrix)
+
 
 class Mamba2(StateSpaceLM):
     """The language model."""
@@ -195,39 +220,10 @@ class Mamba2(StateSpaceLM):
     other_ops = ("short_conv", "gated_norm")
     Config: ClassVar[type[Mamba2Config]] = Mamba2Config
     Mixer = Mamba2Mixer
+    most_rows = 256  # their states cost more than the products, and are not copied in one call
 
-    def token_plan(self) -> Any:
-        from jrt_kernels.jit.mamba2_token import Mamba2Layer, Mamba2Sizes, Mamba2Token
-
-        c: Any = self.config
-        layers = []
-        for block in self.layers:
-            mixer: Any = block.mixer
-            layers.append(
-                Mamba2Layer(
-                    norm=block.norm.weight,  # type: ignore[arg-type,union-attr]
-                    in_proj=mixer.in_proj.matrix,
-                    filters=mixer.conv1d.weight[:, 0],
-                    filter_bias=mixer.conv1d.bias,
-                    dt_bias=mixer.dt_bias,
-                    A=-torch.exp(mixer.A_log),
-                    D=mixer.D,
-                    gated_norm=mixer.norm.weight,
-                    out_proj=mixer.out_proj.matrix,
-                )
-            )
-        sizes = Mamba2Sizes(
-            heads=c.num_heads,
-            states=c.state_size,
-            groups=c.n_groups,
-            limit=c.time_step_limit,
-            norm_first=c.norm_before_gate,
-            eps=c.layer_norm_epsilon,
-        )
-        return Mamba2Token(layers, self.norm_f.weight, self.head_matrix, sizes)
-
-    def _plannable(self) -> bool:
+    def plannable(self) -> bool:
         c: Any = self.config
         width, shared = c.intermediate_size // c.num_heads, c.n_groups * c.state_size
         whole = not (width % 64 or 2 * shared % 16 or c.intermediate_size // c.n_groups % 16)
-        return whole and c.rmsnorm and not c.bypass_size and super()._plannable()
+        return whole and c.rmsnorm and not c.bypass_size and super().plannable()

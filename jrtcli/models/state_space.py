@@ -7,19 +7,21 @@ B batch, T tokens, D model dim, V vocabulary rows.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, RecurrentLM, Span
+from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import Pointwise, RMSNorm
+from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
-from jrtcli.state import State
+
+if TYPE_CHECKING:
+    from jrt_kernels.jit.plan import TokenPlan
 
 # state-spaces/mamba's name -> transformers' name
 _SSM_NAMES = {
@@ -148,7 +150,7 @@ class StateSpaceBlock(nn.Module):
         return self.pointwise.add(x, y), state
 
 
-class StateSpaceLM(RecurrentLM):
+class StateSpaceLM(PlannedLM):
     """The backbone; a subclass gives Config and the mixer."""
 
     config: StateSpaceConfig
@@ -160,7 +162,6 @@ class StateSpaceLM(RecurrentLM):
         self, config: StateSpaceConfig, *, backend: str = "torch", published: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self._made: tuple[Any, list[tuple[Tensor, int]]] | None = None
         self.config, self.backend, self.published = config, backend, dict(published or {})
         self.embedding = nn.Embedding(config.vocab_rows, config.hidden_size)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -182,59 +183,17 @@ class StateSpaceLM(RecurrentLM):
     def unembedding(self) -> Tensor:
         return self.embedding.weight if self.lm_head is None else self.lm_head.weight
 
-    @abstractmethod
-    def token_plan(self) -> Any:
-        """What runs one token of one row in one call, compiled; only called where `_plannable`.
+    def token_plan(self) -> TokenPlan:
+        from jrt_kernels.jit.plan import Plan
 
-        plan(x (D,), conv, ssm) -> logits (V,) and the layers' new states, stacked.
-        """
+        plan = Plan(self.config.hidden_size, self.config.layer_norm_epsilon)
+        for i, block in enumerate(self.layers):
+            plan.join(block.mixer.plan(plan, plan.norm(block.norm.weight), i))  # type: ignore[operator,union-attr,arg-type]
+        return plan.finished(self.norm_f.weight, self.head_matrix)
 
-    def _plannable(self) -> bool:
-        """Whether compiled code exists for weights and sizes like these: numba's, of whole vectors."""
-        c, own = self.config, self.embedding.weight.dtype
-        return (
-            self.backend == "numba"
-            and own in (torch.float32, torch.bfloat16)
-            and self.device.type == "cpu"
-            and not (c.use_bias or c.hidden_size % 16 or c.intermediate_size % 64)
-            and not any(p.requires_grad or p.is_inference() for p in self.parameters())
-        )
-
-    @torch.no_grad()
-    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        plan = self._plan() if len(token) == 1 else None
-        if plan is None:
-            return super().step(token, state)
-        kept = ([layer[name] for layer in state.layers] for name in ("conv", "ssm"))
-        logits, conv, ssm = plan(self.embed(token)[0], *kept)
-        layers = [{"conv": a, "ssm": b} for a, b in zip(conv, ssm, strict=True)]
-        return logits[None], State(layers, state.length + 1)
-
-    def _plan(self) -> Any:
-        """The plan for these weights, made again when one of them changed; None where there can be none."""
-        made = self._made
-        if made is None or any(x._version != version for x, version in made[1]):
-            possible = self._plannable()
-            marks: list[tuple[Tensor, int]] = [(x, x._version) for x in self.parameters()] if possible else []
-            made = (self.token_plan() if possible else None, marks)
-            self._made = made
-        return made[0]
-
-    def quantize(self) -> None:
-        super().quantize()
-        self._made = None
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        self._made = None
-        return super().requires_grad_(requires_grad)
-
-    def load_state_dict(self, *args: Any, **options: Any) -> Any:
-        self._made = None
-        return super().load_state_dict(*args, **options)
-
-    def _apply(self, *args: Any, **options: Any) -> Self:
-        self._made = None  # the weights move
-        return super()._apply(*args, **options)
+    def plannable(self) -> bool:
+        c = self.config
+        return not (c.use_bias or c.intermediate_size % 16) and super().plannable()
 
     @classmethod
     def from_checkpoint(

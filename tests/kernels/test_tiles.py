@@ -20,10 +20,10 @@ from jrt_kernels.jit import tiles
 from jrt_kernels.jit.compiler import jit
 from jrt_kernels.jit.lanes import load
 from jrt_kernels.jit.tensors import flat
-from jrt_kernels.jit.tiles import CONFIGURATION, begin, clear, end, multiply, put, store_paired, take
+from jrt_kernels.jit.tiles import clear, configure, fetch, multiply_bf16, put, set_up, store_paired
 from jrt_kernels.ssd import numba as compiled
 
-needs_tiles = pytest.mark.skipif(not tiles.available(), reason="this processor has no AMX tiles of bf16")
+needs_tiles = pytest.mark.skipif(not tiles.present(), reason="this processor has no AMX tiles of bf16")
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -41,17 +41,19 @@ def test_a_product_of_tiles() -> None:
     def product(configuration, a, b, paired, c):  # type: ignore[no-untyped-def]
         for i in range(0, 32, 2):
             store_paired(paired, i * 16, load(b, i * 16), load(b, (i + 1) * 16))
-        begin(configuration)
+        set_up(configuration)
+        configure(configuration)
         clear(0)
-        take(1, a, 0, 32)
-        take(2, paired, 0, 32)
-        multiply(0, 1, 2)
-        multiply(0, 1, 2)
-        put(0, c, 0, 16)
-        end()
+        fetch(1, a, 0, 64)
+        fetch(2, paired, 0, 64)
+        multiply_bf16(0, 1, 2)
+        multiply_bf16(0, 1, 2)
+        put(0, c, 0, 64)
+        configuration[:] = np.int8(0)
+        configure(configuration)
 
     a, b, c = normal(16, 32).bfloat16(), normal(32, 16, seed=1), torch.empty(16, 16)
-    product(CONFIGURATION, flat(a), flat(b), np.zeros(512, np.int16), flat(c))
+    product(np.zeros(64, np.int8), flat(a), flat(b), np.zeros(512, np.int16), flat(c))
     assert rms(c, 2 * a.double() @ b.bfloat16().double()) < 1e-6
 
 

@@ -18,6 +18,6 @@ def cache_folder(version: str) -> Path:
     root = Path(base) if base else Path.home() / ".cache"
     content = hashlib.sha256(version.encode())
     for path in sorted(Path(__file__).resolve().parent.parent.rglob("*.py")):
-        if path.stem == "numba" or path.parent.name == "jit":
+        if path.stem == "numba" or "jit" in path.parts:
             content.update(path.read_bytes())
     return root / "jrt" / "numba" / content.hexdigest()[:16]

@@ -101,7 +101,7 @@ def _two_by_eight(size, weight, at, scale, scaled, row, x, x_at, out, out_at, ou
 
 
 @piece
-def _one_by_four(size, weight, at, scale, scaled, row, x, x_at, out, out_at, outputs):  # type: ignore[no-untyped-def]
+def one_by_four(size, weight, at, scale, scaled, row, x, x_at, out, out_at, outputs):  # type: ignore[no-untyped-def]
     """One row of the weight times four of x."""
     zero = splat(np.float32(0))
     a0, a1, a2, a3 = zero, zero, zero, zero
@@ -130,9 +130,9 @@ def _few(first, last, outputs, size, weight, scale, scaled, count, x, out):  # t
             _two_by_eight(size, weight, at, scale, scaled, row, x, r * size, out, r * outputs, outputs)
             r += 8
         while r < count:
-            _one_by_four(size, weight, at, scale, scaled, row, x, r * size, out, r * outputs, outputs)
+            one_by_four(size, weight, at, scale, scaled, row, x, r * size, out, r * outputs, outputs)
             if both:
-                _one_by_four(
+                one_by_four(
                     size, weight, at + size, scale, scaled, row + 1, x, r * size, out, r * outputs, outputs
                 )
             r += 4

@@ -1,134 +1,141 @@
-"""Products of bf16 tiles with sums in fp32: Intel's AMX, inside compiled functions.
+"""Matrix tiles of Intel's AMX inside compiled functions: eight registers of 16 rows of 64 bytes.
 
-Eight tiles of 16 rows of 64 bytes: 16 x 16 fp32 for a sum, 16 x 32 bf16 for a left operand, and for a right
-one 16 x 16 pairs, each of two rows that follow each other ("paired": (K, N) lies as (K / 2, N, 2)).
-Which tile is meant must be a number in the source. A value of fp32 can go in as two of bf16, the second being
-what rounding leaves of it: together they have 16 bits.
+`multiply_bf16` and `multiply_int8` add to tile c (16, 16) the product of tile a, 16 rows of 32 bf16 or 64
+int8 as they lie in memory, and tile b, whose row i holds for each of 16 columns the 2 bf16 or 4 int8 that
+follow each other in a's rows (Intel's manual of instructions, TDPBF16PS and TDPBSSD). Numbers of tiles are
+written as such.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from functools import cache
+import os
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.np.arrayobj import make_array
 
+from jrt_kernels.jit.compiler import piece
 from jrt_kernels.jit.lanes import BFLOATS, FLOATS, LANES, SHORTS, host_has, intrinsic, lanes
 
-CONFIGURATION = np.zeros(64, np.uint8)
-"""For `begin`: eight whole tiles (palette 1)."""
-CONFIGURATION[0], CONFIGURATION[16:32:2], CONFIGURATION[48:56] = 1, 64, 16
-
-_BYTE, _LONG = ir.IntType(8), ir.IntType(64)
-_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
+extended: Any = intrinsic(prefer_literal=True)
+_BYTE, _WORD = ir.IntType(8), ir.IntType(64)
 
 
-@cache
-def available() -> bool:
-    """Whether this processor has tiles of bf16 and the operating system lets this process use them."""
-    if not (sys.platform.startswith("linux") and host_has("amx-tile") and host_has("amx-bf16")):
-        return False
-    # Linux, Documentation/arch/x86/xstate.rst: tiles are asked for once in a process.
-    return ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
+@lru_cache(maxsize=2)
+def _granted(process: int) -> bool:
+    ask = getattr(torch.cpu, "_init_amx", None)
+    return bool(ask is not None and ask())
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    data = make_array(kind)(context, builder, array).data
-    return builder.bitcast(cgutils.gep(builder, data, index), _BYTE.as_pointer())
+def present() -> bool:
+    """Whether the processor has tiles, and bf16 in its vectors, and the system lets this process use them."""
+    has = all(host_has(name) for name in ("amx-tile", "amx-bf16", "amx-int8", "avx512bf16"))
+    return has and _granted(os.getpid())
 
 
 def _call(builder: Any, name: str, *args: Any) -> None:
-    kind = ir.FunctionType(ir.VoidType(), [arg.type for arg in args])
+    kind = ir.FunctionType(ir.VoidType(), [x.type for x in args])
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), args)
 
 
-def _number(kind: Any) -> Any:
-    if not isinstance(kind, types.IntegerLiteral):
-        raise TypeError("a tile is named by a number in the source")
-    return ir.Constant(_BYTE, kind.literal_value)
+def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(cgutils.gep(builder, data, index), _BYTE.as_pointer())
 
 
-@intrinsic
-def begin(typing: Any, configuration: Any) -> Any:
-    """Makes this thread's tiles ready. configuration: CONFIGURATION."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        zero = context.get_constant(types.intp, 0)
-        _call(builder, "ldtilecfg", _pointer(context, builder, configuration, args[0], zero))
-        return context.get_dummy_value()
-
-    return types.void(configuration), code
+def _numbered(*tiles: Any) -> list[ir.Constant] | None:
+    """The tiles as the instructions take them; None until numba gives their values."""
+    if not all(isinstance(x, types.IntegerLiteral) for x in tiles):
+        return None
+    return [_BYTE(x.literal_value) for x in tiles]
 
 
-@intrinsic
-def end(typing: Any) -> Any:
-    """Gives this thread's tiles back."""
+def _of_config(name: str) -> Any:
+    @extended
+    def run(typing: Any, array: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _call(builder, name, _pointer(context, builder, array, args[0], _WORD(0)))
+            return context.get_dummy_value()
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _call(builder, "tilerelease")
-        return context.get_dummy_value()
+        return types.void(array), code
 
-    return types.void(), code
+    return run
 
 
-@intrinsic(prefer_literal=True)
+def _of_memory(name: str) -> Any:
+    @extended
+    def run(typing: Any, tile: Any, array: Any, index: Any, step: Any) -> Any:
+        numbers = _numbered(tile)
+        if numbers is None:
+            return None
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _call(builder, name, *numbers, _pointer(context, builder, array, args[1], args[2]), args[3])
+            return context.get_dummy_value()
+
+        return types.void(tile, array, types.int64, types.int64), code
+
+    return run
+
+
+def _of_tiles(name: str) -> Any:
+    @extended
+    def run(typing: Any, c: Any, a: Any, b: Any) -> Any:
+        numbers = _numbered(c, a, b)
+        if numbers is None:
+            return None
+
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _call(builder, name, *numbers)
+            return context.get_dummy_value()
+
+        return types.void(c, a, b), code
+
+    return run
+
+
+configure = _of_config("ldtilecfg")
+"""configure(config): tiles as 64 int8 values say (`set_up`)."""
+configured = _of_config("sttilecfg")
+"""configured(config): writes how they are."""
+fetch = _of_memory("tileloadd64")
+"""fetch(tile, array, index, step): rows of 64 bytes from array[index] on, `step` bytes apart."""
+put = _of_memory("tilestored64")
+"""put(tile, array, index, step): the other way round."""
+multiply_bf16 = _of_tiles("tdpbf16ps")
+multiply_int8 = _of_tiles("tdpbssd")
+
+
+@extended
 def clear(typing: Any, tile: Any) -> Any:
     """tile = 0"""
+    numbers = _numbered(tile)
+    if numbers is None:
+        return None
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _call(builder, "tilezero", _number(tile))
+        _call(builder, "tilezero", *numbers)
         return context.get_dummy_value()
 
     return types.void(tile), code
 
 
-@intrinsic(prefer_literal=True)
-def take(typing: Any, tile: Any, array: Any, index: Any, step: Any) -> Any:
-    """tile = the 16 rows of 64 bytes at array[index:], `step` values apart."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        size = context.get_abi_sizeof(context.get_data_type(array.dtype))
-        stride = builder.mul(args[3], ir.Constant(_LONG, size))
-        place = _pointer(context, builder, array, args[1], args[2])
-        _call(builder, "tileloadd64", _number(tile), place, stride)
-        return context.get_dummy_value()
-
-    return types.void(tile, array, types.intp, types.intp), code
-
-
-@intrinsic(prefer_literal=True)
-def put(typing: Any, tile: Any, array: Any, index: Any, step: Any) -> Any:
-    """The other way round."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        size = context.get_abi_sizeof(context.get_data_type(array.dtype))
-        stride = builder.mul(args[3], ir.Constant(_LONG, size))
-        place = _pointer(context, builder, array, args[1], args[2])
-        _call(builder, "tilestored64", _number(tile), place, stride)
-        return context.get_dummy_value()
-
-    return types.void(tile, array, types.intp, types.intp), code
-
-
-@intrinsic(prefer_literal=True)
-def multiply(typing: Any, sums: Any, left: Any, right: Any) -> Any:
-    """sums += left right, tiles of 16 x 32 and (paired) 32 x 16 bf16."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _call(builder, "tdpbf16ps", _number(sums), _number(left), _number(right))
-        return context.get_dummy_value()
-
-    return types.void(sums, left, right), code
+@piece
+def set_up(config):  # type: ignore[no-untyped-def]
+    """config (64,) int8: all eight tiles whole."""
+    config[:] = np.int8(0)
+    config[0] = 1  # the palette
+    for i in range(8):
+        config[16 + 2 * i] = 64  # bytes of a row, a number of 16 bits
+        config[48 + i] = 16  # rows
 
 
 @intrinsic
 def rounded(typing: Any, x: Any) -> Any:
-    """x as bf16 has it."""
+    """x as bf16 has it; what that leaves of x is a second number of bf16: together they have 16 bits."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fpext(builder.fptrunc(args[0], BFLOATS), FLOATS)
@@ -138,7 +145,7 @@ def rounded(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def store_paired(typing: Any, array: Any, index: Any, a: Any, b: Any) -> Any:
-    """array[index : index + 32] = a0 b0 a1 b1 ... in bf16: 16 columns of two rows of a right operand."""
+    """array[index : index + 32] = a0 b0 a1 b1 ... in bf16: of a tile b, 16 columns of two rows."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b = (builder.bitcast(builder.fptrunc(x, BFLOATS), SHORTS) for x in args[2:])

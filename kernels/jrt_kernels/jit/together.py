@@ -1,4 +1,4 @@
-"""Several threads inside one kernel, and arrays by their addresses: what one call a token is made of.
+"""Several threads inside one kernel: what lets a token be one call.
 
 A kernel that runs a token through a whole model is started once in each thread as part p of P. Each part does
 its share of a stage and meets the others before the next one: handing every stage to threads from outside
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.np.arrayobj import make_array, populate_array
+from numba.np.arrayobj import make_array
 
 from jrt_kernels.jit.compiler import piece
 from jrt_kernels.jit.lanes import intrinsic
@@ -27,29 +27,6 @@ SPINS = 4000
 _WORD = ir.IntType(64)
 _posix = os.name == "posix"
 _one_at_a_time = threading.Lock()
-
-
-@intrinsic
-def view(typing: Any, address: Any, like: Any) -> Any:
-    """The array that lies at an address, of the type of `like`, of unknown length."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = make_array(like)(context, builder)
-        size = context.get_abi_sizeof(context.get_data_type(like.dtype))
-        data = builder.inttoptr(args[0], context.get_data_type(like.dtype).as_pointer())
-        endless = context.get_constant(types.intp, 1 << 48)
-        step = context.get_constant(types.intp, size)
-        populate_array(
-            array,
-            data=data,
-            shape=cgutils.pack_array(builder, [endless]),
-            strides=cgutils.pack_array(builder, [step]),
-            itemsize=step,
-            meminfo=None,
-        )
-        return array._getvalue()
-
-    return like(types.int64, like), code
 
 
 @intrinsic

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from jrt_kernels.jit import tiles
 from jrt_kernels.jit.compiler import jit
 from jrt_kernels.jit.lanes import exp2, load, mul, splat, store
 from jrt_kernels.jit.recurrence import BLOCK, SAFE, TILE, block, from_tiles, scratch, single, to_tiles
 from jrt_kernels.jit.tensors import check, flat, rows, run, sequences, whole
-from jrt_kernels.jit.tiles import CONFIGURATION, available
 from jrt_kernels.ssd.numba_tiles import LEAST, ssd_tiles
 
 
@@ -120,7 +120,7 @@ def ssd(
             values.dtype == keys.dtype == queries.dtype == np.int16
             and not ((width + wide) % 32 or (states + deep) % 32)
             and batch * tokens >= LEAST * count
-            and available()
+            and tiles.present()
         )
         arguments = (
             marks, heads, groups, width + wide, states + deep,
@@ -128,7 +128,7 @@ def ssd(
             keys, B_step, queries, C_step, whole(D, heads), flat(before), flat(after), flat(out),
         )  # fmt: skip
         if tiled:
-            run(ssd_tiles, count * heads, CONFIGURATION, *arguments)
+            run(ssd_tiles, count * heads, *arguments)
         else:
             run(_ssd, count * heads, *arguments, parallel=tokens > 1)
     y = out[..., :width] if wide else out

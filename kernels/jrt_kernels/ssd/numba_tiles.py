@@ -12,7 +12,17 @@ import numpy as np
 from jrt_kernels.jit.compiler import jit, piece
 from jrt_kernels.jit.lanes import add, each, exp2, fma, least, load, mul, splat, store
 from jrt_kernels.jit.recurrence import scratch
-from jrt_kernels.jit.tiles import begin, clear, end, multiply, put, rounded, store_paired, take
+from jrt_kernels.jit.tiles import (
+    clear,
+    configure,
+    configured,
+    fetch,
+    multiply_bf16,
+    put,
+    rounded,
+    set_up,
+    store_paired,
+)
 
 CHUNK = 64
 LEAST = 32
@@ -54,10 +64,10 @@ def _group(begins, count, states, B, B_at, B_step, C, C_at, C_step, left, turned
         for j in range(0, i + 16, 16):
             clear(0)
             for s in range(0, states, 32):
-                take(1, left, i * states + s, states)
-                take(2, right, s * CHUNK + 2 * j, 2 * CHUNK)
-                multiply(0, 1, 2)
-            put(0, scores, i * CHUNK + j, CHUNK)
+                fetch(1, left, i * states + s, 2 * states)
+                fetch(2, right, s * CHUNK + 2 * j, 4 * CHUNK)
+                multiply_bf16(0, 1, 2)
+            put(0, scores, i * CHUNK + j, 4 * CHUNK)
 
 
 @piece
@@ -90,24 +100,24 @@ def _read_state(states, width, left, high, low, y):  # type: ignore[no-untyped-d
             clear(2)
             clear(3)
             for s in range(0, states, 32):
-                take(4, left, i * states + s, states)
-                take(5, left, (i + 16) * states + s, states)
-                take(6, high, s * width + 2 * p, 2 * width)
-                take(7, high, s * width + 2 * p + 32, 2 * width)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-                take(6, low, s * width + 2 * p, 2 * width)
-                take(7, low, s * width + 2 * p + 32, 2 * width)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-            put(0, y, i * width + p, width)
-            put(1, y, i * width + p + 16, width)
-            put(2, y, (i + 16) * width + p, width)
-            put(3, y, (i + 16) * width + p + 16, width)
+                fetch(4, left, i * states + s, 2 * states)
+                fetch(5, left, (i + 16) * states + s, 2 * states)
+                fetch(6, high, s * width + 2 * p, 4 * width)
+                fetch(7, high, s * width + 2 * p + 32, 4 * width)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+                fetch(6, low, s * width + 2 * p, 4 * width)
+                fetch(7, low, s * width + 2 * p + 32, 4 * width)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+            put(0, y, i * width + p, 4 * width)
+            put(1, y, i * width + p + 16, 4 * width)
+            put(2, y, (i + 16) * width + p, 4 * width)
+            put(3, y, (i + 16) * width + p + 16, 4 * width)
 
 
 @piece
@@ -115,29 +125,29 @@ def _read_chunk(width, high, low, values, y):  # type: ignore[no-untyped-def]
     """y (64, P) += weights values: weights (64, 64) in two parts, zero above the diagonal; values paired."""
     for i in range(0, CHUNK, 32):
         for p in range(0, width, 32):
-            take(0, y, i * width + p, width)
-            take(1, y, i * width + p + 16, width)
-            take(2, y, (i + 16) * width + p, width)
-            take(3, y, (i + 16) * width + p + 16, width)
+            fetch(0, y, i * width + p, 4 * width)
+            fetch(1, y, i * width + p + 16, 4 * width)
+            fetch(2, y, (i + 16) * width + p, 4 * width)
+            fetch(3, y, (i + 16) * width + p + 16, 4 * width)
             for k in range(0, i + 32, 32):
-                take(6, values, k * width + 2 * p, 2 * width)
-                take(7, values, k * width + 2 * p + 32, 2 * width)
-                take(4, high, i * CHUNK + k, CHUNK)
-                take(5, high, (i + 16) * CHUNK + k, CHUNK)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-                take(4, low, i * CHUNK + k, CHUNK)
-                take(5, low, (i + 16) * CHUNK + k, CHUNK)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-            put(0, y, i * width + p, width)
-            put(1, y, i * width + p + 16, width)
-            put(2, y, (i + 16) * width + p, width)
-            put(3, y, (i + 16) * width + p + 16, width)
+                fetch(6, values, k * width + 2 * p, 4 * width)
+                fetch(7, values, k * width + 2 * p + 32, 4 * width)
+                fetch(4, high, i * CHUNK + k, 2 * CHUNK)
+                fetch(5, high, (i + 16) * CHUNK + k, 2 * CHUNK)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+                fetch(4, low, i * CHUNK + k, 2 * CHUNK)
+                fetch(5, low, (i + 16) * CHUNK + k, 2 * CHUNK)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+            put(0, y, i * width + p, 4 * width)
+            put(1, y, i * width + p + 16, 4 * width)
+            put(2, y, (i + 16) * width + p, 4 * width)
+            put(3, y, (i + 16) * width + p + 16, 4 * width)
 
 
 @piece
@@ -146,34 +156,34 @@ def _write_state(states, width, turned, high, low, state, place):  # type: ignor
     for n in range(0, states, 32):
         for p in range(0, width, 32):
             at = place + n * width + p
-            take(0, state, at, width)
-            take(1, state, at + 16, width)
-            take(2, state, at + 16 * width, width)
-            take(3, state, at + 16 * width + 16, width)
+            fetch(0, state, at, 4 * width)
+            fetch(1, state, at + 16, 4 * width)
+            fetch(2, state, at + 16 * width, 4 * width)
+            fetch(3, state, at + 16 * width + 16, 4 * width)
             for k in range(0, CHUNK, 32):
-                take(4, turned, n * CHUNK + k, CHUNK)
-                take(5, turned, (n + 16) * CHUNK + k, CHUNK)
-                take(6, high, k * width + 2 * p, 2 * width)
-                take(7, high, k * width + 2 * p + 32, 2 * width)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-                take(6, low, k * width + 2 * p, 2 * width)
-                take(7, low, k * width + 2 * p + 32, 2 * width)
-                multiply(0, 4, 6)
-                multiply(1, 4, 7)
-                multiply(2, 5, 6)
-                multiply(3, 5, 7)
-            put(0, state, at, width)
-            put(1, state, at + 16, width)
-            put(2, state, at + 16 * width, width)
-            put(3, state, at + 16 * width + 16, width)
+                fetch(4, turned, n * CHUNK + k, 2 * CHUNK)
+                fetch(5, turned, (n + 16) * CHUNK + k, 2 * CHUNK)
+                fetch(6, high, k * width + 2 * p, 4 * width)
+                fetch(7, high, k * width + 2 * p + 32, 4 * width)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+                fetch(6, low, k * width + 2 * p, 4 * width)
+                fetch(7, low, k * width + 2 * p + 32, 4 * width)
+                multiply_bf16(0, 4, 6)
+                multiply_bf16(1, 4, 7)
+                multiply_bf16(2, 5, 6)
+                multiply_bf16(3, 5, 7)
+            put(0, state, at, 4 * width)
+            put(1, state, at + 16, 4 * width)
+            put(2, state, at + 16 * width, 4 * width)
+            put(3, state, at + 16 * width + 16, 4 * width)
 
 
 @jit
 def ssd_tiles(  # type: ignore[no-untyped-def]
-    first, last, configuration, bounds, heads, groups, width, states, x, x_step, dt, dt_step, rates,
+    first, last, bounds, heads, groups, width, states, x, x_step, dt, dt_step, rates,
     B, B_step, C, C_step, D, source, target, out,
 ):  # fmt: skip
     """As `_ssd`, of bf16: states (S, H, N, P), N and P multiples of 32."""
@@ -187,7 +197,10 @@ def ssd_tiles(  # type: ignore[no-untyped-def]
     zero, minus = splat(np.float32(0)), splat(np.float32(-1))
     for i in range(256):
         below[i] = np.float32(1) if i % 16 <= i // 16 else np.float32(0)
-    begin(configuration)
+    before, now = np.zeros(64, np.int8), np.empty(64, np.int8)
+    configured(before)
+    set_up(now)
+    configure(now)
     for sequence in range(first // heads, (last + heads - 1) // heads):
         lowest = max(first - sequence * heads, 0)
         highest = min(last - sequence * heads, heads)
@@ -245,4 +258,4 @@ def ssd_tiles(  # type: ignore[no-untyped-def]
                     for p in range(0, width, 16):
                         plus = fma(skip, load(x, x_at + i * x_step + p), load(y, i * width + p))
                         store(out, ((begins + i) * heads + head) * width + p, plus)
-    end()
+    configure(before)

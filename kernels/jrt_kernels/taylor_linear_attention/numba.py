@@ -22,7 +22,7 @@ State = tuple[Tensor, Tensor]
 
 
 @piece
-def _features(x, at, dim, shrink, y, phi, to):  # type: ignore[no-untyped-def]
+def write_features(x, at, dim, shrink, y, phi, to):  # type: ignore[no-untyped-def]
     """x[at : at + K] -> phi[to : to + F] in the order of `taylor_features`; y: room for 2 K + 16."""
     half = np.float32(math.sqrt(0.5))
     if dim == 16:
@@ -88,9 +88,9 @@ def _taylor(  # type: ignore[no-untyped-def]
             count = min(BLOCK, stop - begin)
             for i in range(count):
                 t, at = begin + i, i * pitch
-                _features(k, t * k_step + head * dim, dim, shrink, y, k_phi, at)
+                write_features(k, t * k_step + head * dim, dim, shrink, y, k_phi, at)
                 if reads:
-                    _features(q, t * q_step + head * dim, dim, shrink, y, q_phi, at)
+                    write_features(q, t * q_step + head * dim, dim, shrink, y, q_phi, at)
                 weight = splat(np.float32(0))
                 for s in range(0, pitch, 16):
                     sum_s = add(load(z, s), load(k_phi, at + s))
