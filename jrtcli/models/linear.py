@@ -23,6 +23,8 @@ from torch import Tensor, nn
 PACK_ROWS = 4  # a token each, for many steps: on a Xeon 4 rows take 0.8 ms for 1.4, 16 rows 1.2 for 2.0
 PACK_TOKENS = 128  # in a shorter text reordering costs more than it gains
 FEW_ROWS = 32  # of int8: up to them numba's product that reads the weights once; above them widening pays
+NARROW, PIECE = 1024, 256
+"""Outputs of a bf16 weight and rows beyond which oneDNN 3.12 gives one of several threads all the work."""
 LARGE = 1 << 20  # weights of one row's product from which oneDNN beats a matrix-vector product
 
 
@@ -168,10 +170,20 @@ def fast_linear(
     elif rows == 1:
         y = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
     elif packed is not None and _worth_packing(x, rows) and not weight.requires_grad:
-        y = torch.ops.mkldnn._linear_pointwise(flat, packed(weight), bias, "none", [], "")
+        y = _packed_product(flat, packed(weight), bias)
     else:
         return F.linear(x, weight, bias)
     return y.view(*x.shape[:-1], -1)
+
+
+def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (R, I), weight in oneDNN's layout -> (R, O)."""
+    product = torch.ops.mkldnn._linear_pointwise
+    narrow = x.dtype == torch.bfloat16 and weight.shape[0] <= NARROW and torch.get_num_threads() > 1
+    if not narrow or len(x) <= PIECE:
+        y: Tensor = product(x, weight, bias, "none", [], "")
+        return y
+    return torch.cat([product(part, weight, bias, "none", [], "") for part in x.split(PIECE)])
 
 
 class Linear(nn.Linear):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jrt_kernels.jit.team import team
 from jrt_kernels.packed import bounds
 from jrt_kernels.registry import Unsupported
 
@@ -99,6 +100,14 @@ def run(kernel: Callable[..., None], units: int, *args: Any, parallel: bool = Tr
         return
     kernel(0, 0, *args)  # compiled here, where that is announced, and not by several threads at once
     marks = [units * i // threads for i in range(threads + 1)]
+    if (ours := team()) is not None:
+
+        def part(number: int, count: int) -> None:
+            for i in range(number, threads, count):
+                kernel(marks[i], marks[i + 1], *args)
+
+        ours.run(threads, part)
+        return
     others = [pool().submit(kernel, marks[i], marks[i + 1], *args) for i in range(1, threads)]
     kernel(marks[0], marks[1], *args)
     for other in others:

@@ -20,6 +20,7 @@ from numba.np.arrayobj import make_array
 
 from jrt_kernels.jit.compiler import piece
 from jrt_kernels.jit.lanes import intrinsic
+from jrt_kernels.jit.team import team
 from jrt_kernels.jit.tensors import Array, pool
 
 SPINS = 4000
@@ -94,6 +95,9 @@ def run_together(kernel: Callable[..., None], *args: Any) -> None:
         kernel(0, 1, counter, *args)
         return
     kernel(0, 0, counter, *args)  # compiled here, where that is announced
+    if (ours := team()) is not None:
+        ours.run(parts, lambda part, count: kernel(part, count, counter, *args))
+        return
     # Two such calls at once could each hold threads that the other one waits for.
     with _one_at_a_time:
         others = [pool().submit(kernel, part, parts, counter, *args) for part in range(1, parts)]
