@@ -52,7 +52,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Machine:
-    """The facts. gpus: names with memory in bytes. bfloat16: what the processor does with weights of it.
+    """The facts. gpus: names with memory in bytes. bfloat16, float32: what the processor does with weights.
     install: one command for what is missing, or None.
     """
 
@@ -62,6 +62,7 @@ class Machine:
     processor: str
     features: tuple[str, ...]
     bfloat16: str
+    float32: str
     cores: int
     threads: int
     gpus: tuple[tuple[str, int], ...]
@@ -95,6 +96,7 @@ def inspect() -> Machine:
         processor=model,
         features=features,
         bfloat16=_bfloat16(),
+        float32=_float32(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         gpus=tuple(gpus),
@@ -106,13 +108,38 @@ def inspect() -> Machine:
     )
 
 
+def _float32() -> str:
+    """Whose matrix products of many float32 tokens are taken on this CPU, and why."""
+    from jrtcli.models.linear import mkl_suffices, packable
+
+    if mkl_suffices():
+        return "multiplied by MKL, which is made for this processor: weights used in place"
+    import torch
+
+    if torch.float32 in packable():
+        return "multiplied by oneDNN with weights reordered once, in a second copy"
+    return "multiplied by PyTorch's own operators"
+
+
 def _bfloat16() -> str:
     """What `--dtype auto` does on this CPU with weights that are stored in bfloat16, and why."""
     from jrtcli.models.linear import multiplies_bf16
 
     if multiplies_bf16():
-        return "multiplied by this processor: weights stored so are used in place"
+        tiles = ", on AMX's tiles" if _tiles() else ""
+        return f"multiplied by this processor{tiles}: weights stored so are used in place"
     return "not multiplied by this processor: weights stored so are widened to float32"
+
+
+def _tiles() -> bool:
+    """Whether compiled kernels take AMX's tiles."""
+    from jrt_kernels.registry import numba_problem
+
+    if numba_problem() is not None:
+        return False
+    from jrt_kernels.jit.tiles import present
+
+    return present()
 
 
 def install_command(packages: tuple[Package, ...], *, has_gpu: bool) -> str | None:

@@ -94,6 +94,7 @@ def _show(console: Console, machine: Machine) -> None:
         ("torch", f"{machine.torch}, {machine.threads} threads on {machine.cores} cores"),
         ("processor", f"{machine.processor} ({features})"),
         ("bfloat16", machine.bfloat16),
+        ("float32", machine.float32),
         ("gpu", gpus or "none that this torch can use"),
         ("default", f"--device {machine.device} --dtype {machine.dtype}"),
     ]
