@@ -17,9 +17,10 @@ from jrtcli.weights import read_weights
 
 CHECKED_TOKENS, CHECKED_STEPS = 64, 4
 WORDS = f"torch fp64, {CHECKED_TOKENS} tokens and {CHECKED_STEPS} steps"
-FP32_TOLERANCE, OTHER_TOLERANCE, COARSE_TOLERANCE = 2e-3, 0.3, 0.6
+FP32_TOLERANCE, OTHER_TOLERANCE, COARSE_TOLERANCE = 2e-3, 0.45, 0.6
 """Of logits; the last where weights have fewer than eight bits (Q4_K_M of random weights: 0.3, another model:
-1.4). Layers of random weights grow every rounding; trained ones less."""
+1.4). Layers of random weights grow every rounding, trained ones less: 24 of GLA come to 0.36 in bf16, 6 to
+0.04, of which rounding the weights alone is 0.03."""
 
 
 def exact_logits(ours: Ours, ids: Tensor, device: str) -> list[Tensor] | None:
