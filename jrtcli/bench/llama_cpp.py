@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from jrt_kernels.registry import Unsupported
+from jrt_kernels.registry import Unsupported, numba_problem
 from jrtcli.bench.programs import Program
 from jrtcli.errors import UsageError
 
@@ -29,13 +29,15 @@ class LlamaCpp(Program):
     """One GGUF file in llama.cpp. dtype: its file type, as Q8_0."""
 
     name = NAME
+    tiles: ClassVar[Any] = None
+    """How llama.cpp sets AMX's tiles up, once it has."""
 
     def __init__(self, gguf: Path | None, device: str, threads: int, most_tokens: int) -> None:
         if find_spec("llama_cpp") is None:
             raise Unsupported(MISSING)
         if gguf is None:
             raise Unsupported("needs a GGUF file of the same weights: --gguf FILE")
-        self.library = import_module("llama_cpp")
+        self.library, self.threads = import_module("llama_cpp"), threads
         self.model = self.library.Llama(
             model_path=str(gguf),
             n_ctx=most_tokens,
@@ -62,12 +64,29 @@ class LlamaCpp(Program):
         if ids.shape[0] > 1:
             raise Unsupported("llama-cpp-python's Llama has one row: no batch")
         self.model.reset()
-        self.model.eval(ids[0].tolist())
+        self._eval(ids[0].tolist())
         return self._logits(), None
 
     def step(self, token: Tensor, state: Any) -> tuple[Tensor, Any]:
-        self.model.eval(token.tolist())
+        self._eval(token.tolist())
         return self._logits(), None
+
+    def _eval(self, ids: list[int]) -> None:
+        # llama.cpp sets AMX's tiles up once for each thread; PyTorch's products give them back, and the next
+        # one of llama.cpp would be an illegal instruction.
+        if numba_problem() is not None:
+            self.model.eval(ids)
+            return
+        from jrt_kernels.jit.team import team
+        from jrt_kernels.jit.tiles import remembered, restore
+
+        if (before := LlamaCpp.tiles) is not None:
+            restore(before)
+            if self.threads > 1 and (ours := team()) is not None:
+                ours.run(self.threads, lambda number, count: restore(before))
+        self.model.eval(ids)
+        if before is None and (now := remembered()).any():
+            LlamaCpp.tiles = now
 
     def _logits(self) -> Tensor:
         pointer = self.library.llama_get_logits_ith(self.model.ctx, -1)

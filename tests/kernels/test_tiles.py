@@ -122,3 +122,17 @@ def test_fp32_and_few_tokens_take_no_tiles(monkeypatch: pytest.MonkeyPatch) -> N
     assert rms(compiled.ssd(**full)[0], _reference(full)[0]) < 1e-6
     few = {name: x if name in "AD" else x[:, :8] for name, x in inputs.items()}
     assert rms(compiled.ssd(**few)[0], _reference(few)[0]) < 2.5e-3
+
+
+@needs_tiles
+def test_tiles_are_left_as_they_were_found() -> None:
+    """Another library may have set them up once for all."""
+    mine = np.zeros(64, np.int8)
+    mine[0], mine[16], mine[48] = 1, 32, 8
+    before = tiles.remembered()
+    try:
+        tiles.restore(mine)
+        compiled.ssd(**_inputs(1, 64, 1, -1.0))
+        assert (tiles.remembered() == mine).all()
+    finally:
+        tiles.restore(before)

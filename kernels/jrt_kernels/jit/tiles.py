@@ -17,7 +17,7 @@ import torch
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from jrt_kernels.jit.compiler import piece
+from jrt_kernels.jit.compiler import jit, piece
 from jrt_kernels.jit.lanes import BFLOATS, FLOATS, LANES, SHORTS, host_has, intrinsic, lanes
 
 extended: Any = intrinsic(prefer_literal=True)
@@ -131,6 +131,30 @@ def set_up(config):  # type: ignore[no-untyped-def]
     for i in range(8):
         config[16 + 2 * i] = 64  # bytes of a row, a number of 16 bits
         config[48 + i] = 16  # rows
+
+
+@jit
+def _remember(config):  # type: ignore[no-untyped-def]
+    configured(config)
+
+
+@jit
+def _restore(config):  # type: ignore[no-untyped-def]
+    configure(config)
+
+
+def remembered() -> np.ndarray:
+    """How this thread's tiles are set up: 64 bytes, zeros where they are not."""
+    config = np.zeros(64, np.int8)
+    if present():
+        _remember(config)
+    return config
+
+
+def restore(config: np.ndarray) -> None:
+    """Sets this thread's tiles up as `remembered` found them."""
+    if present():
+        _restore(config)
 
 
 @intrinsic
