@@ -91,6 +91,47 @@ def _weigh(scores, steps, sums, rest, below, high, low):  # type: ignore[no-unty
 
 
 @piece
+def _fetch_sums(y, at, width):  # type: ignore[no-untyped-def]
+    """Tiles 0 to 3: 32 x 32 values at y[at:] of rows of `width`."""
+    fetch(0, y, at, 4 * width)
+    fetch(1, y, at + 16, 4 * width)
+    fetch(2, y, at + 16 * width, 4 * width)
+    fetch(3, y, at + 16 * width + 16, 4 * width)
+
+
+@piece
+def _put_sums(y, at, width):  # type: ignore[no-untyped-def]
+    """The other way round."""
+    put(0, y, at, 4 * width)
+    put(1, y, at + 16, 4 * width)
+    put(2, y, at + 16 * width, 4 * width)
+    put(3, y, at + 16 * width + 16, 4 * width)
+
+
+@piece
+def _fetch_left(left, at, step):  # type: ignore[no-untyped-def]
+    """Tiles 4 and 5: 32 rows of 32 at left[at:], `step` apart."""
+    fetch(4, left, at, 2 * step)
+    fetch(5, left, at + 16 * step, 2 * step)
+
+
+@piece
+def _fetch_right(right, at, width):  # type: ignore[no-untyped-def]
+    """Tiles 6 and 7: 32 paired rows of 32 columns at right[at:], of `width` columns."""
+    fetch(6, right, at, 4 * width)
+    fetch(7, right, at + 32, 4 * width)
+
+
+@piece
+def _multiply():  # type: ignore[no-untyped-def]
+    """Tiles 0 to 3 += tiles 4 and 5 times tiles 6 and 7."""
+    multiply_bf16(0, 4, 6)
+    multiply_bf16(1, 4, 7)
+    multiply_bf16(2, 5, 6)
+    multiply_bf16(3, 5, 7)
+
+
+@piece
 def _read_state(states, width, left, high, low, y):  # type: ignore[no-untyped-def]
     """y (64, P) = C S, S (N, P) paired in two parts."""
     for i in range(0, CHUNK, 32):
@@ -100,24 +141,12 @@ def _read_state(states, width, left, high, low, y):  # type: ignore[no-untyped-d
             clear(2)
             clear(3)
             for s in range(0, states, 32):
-                fetch(4, left, i * states + s, 2 * states)
-                fetch(5, left, (i + 16) * states + s, 2 * states)
-                fetch(6, high, s * width + 2 * p, 4 * width)
-                fetch(7, high, s * width + 2 * p + 32, 4 * width)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-                fetch(6, low, s * width + 2 * p, 4 * width)
-                fetch(7, low, s * width + 2 * p + 32, 4 * width)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-            put(0, y, i * width + p, 4 * width)
-            put(1, y, i * width + p + 16, 4 * width)
-            put(2, y, (i + 16) * width + p, 4 * width)
-            put(3, y, (i + 16) * width + p + 16, 4 * width)
+                _fetch_left(left, i * states + s, states)
+                _fetch_right(high, s * width + 2 * p, width)
+                _multiply()
+                _fetch_right(low, s * width + 2 * p, width)
+                _multiply()
+            _put_sums(y, i * width + p, width)
 
 
 @piece
@@ -125,29 +154,14 @@ def _read_chunk(width, high, low, values, y):  # type: ignore[no-untyped-def]
     """y (64, P) += weights values: weights (64, 64) in two parts, zero above the diagonal; values paired."""
     for i in range(0, CHUNK, 32):
         for p in range(0, width, 32):
-            fetch(0, y, i * width + p, 4 * width)
-            fetch(1, y, i * width + p + 16, 4 * width)
-            fetch(2, y, (i + 16) * width + p, 4 * width)
-            fetch(3, y, (i + 16) * width + p + 16, 4 * width)
+            _fetch_sums(y, i * width + p, width)
             for k in range(0, i + 32, 32):
-                fetch(6, values, k * width + 2 * p, 4 * width)
-                fetch(7, values, k * width + 2 * p + 32, 4 * width)
-                fetch(4, high, i * CHUNK + k, 2 * CHUNK)
-                fetch(5, high, (i + 16) * CHUNK + k, 2 * CHUNK)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-                fetch(4, low, i * CHUNK + k, 2 * CHUNK)
-                fetch(5, low, (i + 16) * CHUNK + k, 2 * CHUNK)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-            put(0, y, i * width + p, 4 * width)
-            put(1, y, i * width + p + 16, 4 * width)
-            put(2, y, (i + 16) * width + p, 4 * width)
-            put(3, y, (i + 16) * width + p + 16, 4 * width)
+                _fetch_right(values, k * width + 2 * p, width)
+                _fetch_left(high, i * CHUNK + k, CHUNK)
+                _multiply()
+                _fetch_left(low, i * CHUNK + k, CHUNK)
+                _multiply()
+            _put_sums(y, i * width + p, width)
 
 
 @piece
@@ -156,29 +170,14 @@ def _write_state(states, width, turned, high, low, state, place):  # type: ignor
     for n in range(0, states, 32):
         for p in range(0, width, 32):
             at = place + n * width + p
-            fetch(0, state, at, 4 * width)
-            fetch(1, state, at + 16, 4 * width)
-            fetch(2, state, at + 16 * width, 4 * width)
-            fetch(3, state, at + 16 * width + 16, 4 * width)
+            _fetch_sums(state, at, width)
             for k in range(0, CHUNK, 32):
-                fetch(4, turned, n * CHUNK + k, 2 * CHUNK)
-                fetch(5, turned, (n + 16) * CHUNK + k, 2 * CHUNK)
-                fetch(6, high, k * width + 2 * p, 4 * width)
-                fetch(7, high, k * width + 2 * p + 32, 4 * width)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-                fetch(6, low, k * width + 2 * p, 4 * width)
-                fetch(7, low, k * width + 2 * p + 32, 4 * width)
-                multiply_bf16(0, 4, 6)
-                multiply_bf16(1, 4, 7)
-                multiply_bf16(2, 5, 6)
-                multiply_bf16(3, 5, 7)
-            put(0, state, at, 4 * width)
-            put(1, state, at + 16, 4 * width)
-            put(2, state, at + 16 * width, 4 * width)
-            put(3, state, at + 16 * width + 16, 4 * width)
+                _fetch_left(turned, n * CHUNK + k, CHUNK)
+                _fetch_right(high, k * width + 2 * p, width)
+                _multiply()
+                _fetch_right(low, k * width + 2 * p, width)
+                _multiply()
+            _put_sums(state, at, width)
 
 
 @jit
