@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from jrt_kernels.registry import resolve
 from jrt_kernels.taylor_linear_attention.features import feature_count
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.hybrid import HybridConfig, HybridLM
 from jrtcli.models.layers import Pointwise, RMSNorm, tap_major
 from jrtcli.models.linear import Derived, Linear
+from jrtcli.models.span import LayerState, Span
 
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import Plan

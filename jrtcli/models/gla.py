@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import Pointwise, RMSNorm
 from jrtcli.models.linear import Linear
 from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
+from jrtcli.models.span import LayerState, Span
 
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import Plan, TokenPlan

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import turns
 from jrtcli.models.layers import Block, RMSNorm, SoftmaxAttention, SwiGLU
 from jrtcli.models.linear import Linear
 from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, load_weights
+from jrtcli.models.span import turns
 from jrtcli.state import State
 
 if TYPE_CHECKING:

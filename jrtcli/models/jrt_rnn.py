@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import NotResumable
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.based import Based, Filters, LinearAttention
 from jrtcli.models.hybrid import HybridConfig
 from jrtcli.models.linear import Linear
+from jrtcli.models.span import LayerState, Span
 
 
 class PrefixLinearAttention(LinearAttention):

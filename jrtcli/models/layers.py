@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jrt_kernels.registry import named, resolve
-from jrtcli.models.base import LayerState, Span, turns
 from jrtcli.models.linear import Linear
+from jrtcli.models.span import LayerState, Span, turns
 
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import Plan

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import tap_major
 from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import settle, sizes
+from jrtcli.models.span import LayerState, Span
 from jrtcli.models.state_space import StateSpaceConfig, StateSpaceLM, read_backbone, read_options
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from jrt_kernels.registry import resolve
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import tap_major
 from jrtcli.models.linear import Derived, Linear
 from jrtcli.models.published import number, settle, sizes
+from jrtcli.models.span import LayerState, Span
 from jrtcli.models.state_space import (
     StateSpaceConfig,
     StateSpaceLM,

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from jrtcli.errors import CheckpointError
-from jrtcli.models.base import LayerState, Span
 from jrtcli.models.layers import Pointwise, RMSNorm
 from jrtcli.models.planned import PlannedLM
 from jrtcli.models.published import Unfilled, fill, plain_names, refuse, settle, sizes
+from jrtcli.models.span import LayerState, Span
 
 if TYPE_CHECKING:
     from jrt_kernels.jit.plan import TokenPlan
