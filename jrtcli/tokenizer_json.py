@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
-import sys
 from array import array
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jrtcli.freed_memory import give_back
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -81,7 +81,7 @@ class JsonVocabulary:
         ends.extend(end for _, end in encoding.offsets)
         del encoding
         if len(ids) >= _MANY_TOKENS:
-            _give_back()
+            give_back()
         return ids, ends
 
     def token_bytes(self, token: int) -> bytes:
@@ -115,15 +115,6 @@ def from_gpt2(vocabulary: Path, merges: Path) -> str:
     if fast.token_to_id("<|endoftext|>") is not None:
         fast.add_special_tokens(["<|endoftext|>"])
     return fast.to_str()
-
-
-def _give_back() -> None:
-    """Return free memory to the system where the C library, glibc, would keep it: a text of 262,144 tokens is
-    encoded in 100 MB, which stay free but scattered, of no use to a model's large tensors."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # another library than glibc has none
-        if trim is not None:
-            trim(0)
 
 
 def _named(config: dict[str, Any], key: str) -> list[str]:

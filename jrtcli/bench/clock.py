@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from jrtcli.freed_memory import give_back
 
 LEAST_REPEATS = 3
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -92,7 +93,7 @@ class Clock:
 def resident_peak(call: Call) -> int | None:
     """Bytes by which the resident memory of this process grows at most in a call (Linux; else None)."""
     gc.collect()
-    _return_freed()
+    give_back()  # what the allocator keeps of earlier calls would hide its growth
     try:
         _RESET.write_text("5")  # the peak counts from here (proc(5))
         before = _status("VmRSS")
@@ -109,13 +110,6 @@ def _status(field: str) -> int:
         if line.startswith(f"{field}:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"{_STATUS} has no {field}")
-
-
-def _return_freed() -> None:
-    # What the allocator keeps of earlier calls would hide its growth (malloc_trim(3), glibc only).
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 @contextmanager
